@@ -1,0 +1,1 @@
+"""Runs at the regional hub: believes nobody, records what it decides, signs what it promises."""

@@ -1,0 +1,1 @@
+"""A whole region in one process tree, with real incidents."""

@@ -1,0 +1,625 @@
+"""The bus between a node and its broker: at-least-once messages, and request/reply.
+
+Guarantees:
+  * `publish` returns only when the stream has stored the message; whoever gets an exception sends again. A message can be
+    stored although `publish` raised: receivers must treat twice as once.
+  * every attempt to send carries a new transport id, so the stream's own deduplication swallows nothing.
+  * `pull` hands over what has arrived at once, and holds no more than the caller asked for, in flight and buffered.
+  * a lost, restarted or replaced server, a cut by the server (suspension, expired credentials) included, ends in
+    reconnecting for as long as the object is open; credentials are read again each time.
+
+Refuses to buffer while disconnected (`Transient` at once), and to promise anything about acknowledgements: they are
+hints that save a redelivery. Reports its state through `on_state` and logs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import secrets
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from protocol import limits, natsauth, subjects
+from protocol.errors import ConfigError, ProtocolError, Transient
+from protocol.reasons import Reason
+
+Handler = Callable[[str, bytes], Awaitable[bytes]]
+"""Takes the subject and the body of a request, returns the body of the answer."""
+
+HEADER_ROOM: Final = 512
+"""The server's payload limit counts headers, and it closes the connection of whoever exceeds it."""
+PULL_EXPIRES: Final = 2.0
+"""Seconds that the server keeps a request for messages open. Short, as each holds a reply mapping between accounts."""
+PULL_GRACE: Final = 0.5
+"""Seconds after which an expired request that the server did not answer counts as lost."""
+PULL_RETRY: Final = 0.25
+"""Seconds between requests for messages while the server refuses them."""
+RECONNECT_WAIT: Final = 0.5
+REFUSED_WAIT: Final = 2.0
+SERVED_AT_ONCE: Final = 64
+_REASON_HEADER: Final = "Kentongan-Reason"
+_MESSAGE_TOO_LARGE: Final = 10054  # JetStream error code
+_REFUSALS: Final = ("authorization violation", "authentication expired", "authentication revoked", "not authorized")
+_SEND_ERRORS: Final = (
+    nats.errors.ConnectionClosedError,
+    nats.errors.ConnectionDrainingError,
+    nats.errors.OutboundBufferLimitError,
+    OSError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message off a stream. `kind` is the sender's word for what `data` is; empty if it gave none."""
+
+    subject: str
+    kind: str
+    data: bytes
+    reply: str
+    """Where `ack` answers."""
+
+
+class Bus(Protocol):
+    """What the rest of the project knows of the transport; this is its whole contract."""
+
+    async def publish(self, subject: str, kind: str, data: bytes) -> None:
+        """Return when the stream has stored `data`.
+
+        Raises:
+            Transient: not stored, or not known to be: send it again later. The caller bounds how many are in flight.
+            ProtocolError: TOO_LARGE, more than the bus carries.
+        """
+
+    async def pull(self, most: int, wait: float) -> list[Message]:
+        """Return 1 to `most` messages as soon as there is one, or none after `wait` seconds. One caller at a time.
+
+        Raises:
+            Transient: the stream cannot be read at present; call again.
+        """
+
+    async def ack(self, messages: Sequence[Message]) -> None:
+        """Tell the stream not to deliver these again. A hint: may be lost without notice."""
+
+
+class _Requests:
+    """Bookkeeping of the open requests for messages. The server serves them in the order in which it got them."""
+
+    def __init__(self) -> None:
+        self._open: deque[list[Any]] = deque()  # [token, messages still to come, when it counts as lost]
+
+    def outstanding(self, now: float) -> int:
+        """Count the messages that may still come, after forgetting requests that the server never answered."""
+        while self._open and self._open[0][2] <= now:
+            self._open.popleft()
+        return sum(request[1] for request in self._open)
+
+    def add(self, token: str, batch: int, lost_at: float) -> None:
+        self._open.append([token, batch, lost_at])
+
+    def arrived(self) -> None:
+        if self._open:
+            self._open[0][1] -= 1
+            if self._open[0][1] <= 0:
+                self._open.popleft()
+
+    def ended(self, token: str) -> None:
+        self._open = deque(request for request in self._open if request[0] != token)
+
+    def clear(self) -> None:
+        self._open.clear()
+
+    def next_loss(self) -> float:
+        return float(self._open[0][2]) if self._open else float("inf")
+
+
+class NatsBus:
+    """`Bus` over a NATS connection, reading one durable pull consumer. Make it with `NatsBus.connect`."""
+
+    def __init__(  # noqa: D107 - see connect
+        self,
+        url: str,
+        *,
+        creds: Path | None,
+        name: str,
+        stream: str,
+        consumer: str,
+        ca_file: Path | None,
+        connect_timeout: float,
+        publish_timeout: float,
+        on_state: Callable[[str], None] | None,
+    ) -> None:
+        self._url = url
+        self._creds_file = creds
+        self._credentials = _load_creds(creds) if creds else None
+        self._tls = _tls_context(ca_file) if ca_file else None
+        self._name = name
+        self._next_subject = subjects.next_message(stream, consumer)
+        self._source = f"{stream}/{consumer}"
+        self._connect_timeout = connect_timeout
+        self._publish_timeout = publish_timeout
+        self._on_state = on_state
+        self._last_state = ""
+        # Unique across processes and restarts, and nothing that a member could guess to claim another's ids.
+        self._id = secrets.token_hex(8)
+        self._count = itertools.count(1)
+        self._replies = f"{subjects.INBOXES}.{self._id}.r"
+        self._pulled = f"{subjects.INBOXES}.{self._id}.p"
+        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._buffer: deque[Message] = deque()
+        self._requests = _Requests()
+        self._retry_at = 0.0
+        self._trouble = ""
+        self._puller: asyncio.Future[None] | None = None
+        self._services: list[tuple[str, Handler]] = []
+        self._serving: set[asyncio.Task[None]] = set()
+        self._served = asyncio.Semaphore(SERVED_AT_ONCE)
+        self._fault: BaseException | None = None
+        self._closing = False
+        self._revival: asyncio.Task[None] | None = None
+        self._nc = Client()
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        *,
+        creds: Path | None,
+        name: str,
+        stream: str,
+        consumer: str,
+        ca_file: Path | None = None,
+        connect_timeout: float = 5.0,
+        publish_timeout: float = 5.0,
+        on_state: Callable[[str], None] | None = None,
+    ) -> NatsBus:
+        """Connect, and stay connected until `close`.
+
+        Args:
+            url: `nats://host:port`, or `tls://host:port`.
+            creds: the credentials file; None only for servers without authentication.
+            name: shown in the server's monitoring.
+            stream: the stream that `pull` reads, through the durable consumer `consumer`.
+            ca_file: PEM; the only authorities whose server certificates are accepted.
+            connect_timeout: seconds for the first connection.
+            publish_timeout: seconds after which an unanswered `publish` is `Transient`.
+            on_state: called with "connected", "disconnected", "refused", "closed", or "error: ..." with a sentence;
+                repetitions are left out. Must not raise.
+
+        Raises:
+            Transient: no server answered in time.
+            ConfigError: the server refused the credentials, or a file is missing or wrong.
+        """
+        bus = cls(
+            url,
+            creds=creds,
+            name=name,
+            stream=stream,
+            consumer=consumer,
+            ca_file=ca_file,
+            connect_timeout=connect_timeout,
+            publish_timeout=publish_timeout,
+            on_state=on_state,
+        )
+        await bus._open()
+        return bus
+
+    @property
+    def connected(self) -> bool:
+        """Tell whether the server is reachable, as far as this side knows."""
+        return not self._closing and self._nc.is_connected
+
+    @property
+    def nc(self) -> Client:
+        """The connection of the moment, for administration; a cut by the server replaces the object."""
+        return self._nc
+
+    @property
+    def buffered(self) -> int:
+        """Messages that arrived and wait for the next `pull`."""
+        return len(self._buffer)
+
+    async def publish(self, subject: str, kind: str, data: bytes) -> None:
+        """See `Bus.publish`."""
+        headers = {
+            subjects.KIND_HEADER: kind,
+            subjects.TRANSPORT_ID_HEADER: f"{self._id}-{next(self._count)}",
+        }
+        answer = await self._ask(subject, data, headers, self._publish_timeout)
+        _check_stored(answer.data)
+
+    async def pull(self, most: int, wait: float) -> list[Message]:
+        """See `Bus.pull`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait
+        while not self._buffer:
+            self._raise_fault()
+            if self._trouble:
+                trouble, self._trouble = self._trouble, ""
+                raise Transient(trouble)
+            now = loop.time()
+            if now >= deadline:
+                if not self.connected:
+                    raise Transient("not connected to the bus")
+                return []
+            await self._request_more(most)
+            if not self._buffer and not self._trouble:
+                again = self._retry_at if self._retry_at > now else self._requests.next_loss()
+                await self._sleep_until(min(deadline, max(again, now + 0.001)))
+        batch = [self._buffer.popleft() for _ in range(min(most, len(self._buffer)))]
+        # The next messages travel while the caller works on these.
+        await self._request_more(most)
+        return batch
+
+    async def ack(self, messages: Sequence[Message]) -> None:
+        """See `Bus.ack`."""
+        nc = self._nc
+        with suppress(*_SEND_ERRORS):
+            for message in messages:
+                if not nc.is_connected:
+                    return
+                await nc.publish(message.reply)
+
+    async def request(self, subject: str, data: bytes, timeout: float) -> bytes:  # noqa: ASYNC109 - one timer a call
+        """Ask whoever serves `subject` and return the answer.
+
+        Raises:
+            Transient: no answer within `timeout` seconds, or nobody serves the subject at present.
+            ProtocolError: the other side refused the request, or it is larger than the bus carries.
+        """
+        answer = await self._ask(subject, data, None, timeout)
+        refused = (answer.headers or {}).get(_REASON_HEADER)
+        if refused is not None:
+            try:
+                reason = Reason(refused)
+            except ValueError:
+                raise Transient("the other side refused the request for a reason unknown here") from None
+            raise ProtocolError(reason, "$", f"refused by {subject}")
+        return answer.data
+
+    async def serve(self, subject: str, handler: Handler) -> None:
+        """Answer requests on `subject` (wildcards allowed), `SERVED_AT_ONCE` at a time, until `close`.
+
+        A `ProtocolError` of the handler goes to the requester as its reason, a `Transient` as silence. Anything else
+        is a bug: it is raised by the next call of `pull` or `publish`. Several processes share the requests.
+        """
+        self._services.append((subject, handler))
+        await self._subscribe_service(self._nc, subject, handler)
+
+    async def close(self) -> None:
+        """End serving, send what is queued, and close; takes a few seconds at most. May be called again.
+
+        Messages that `pull` did not hand out are redelivered to the next reader.
+        """
+        if self._closing:
+            return
+        self._closing = True
+        if self._revival is not None:
+            self._revival.cancel()
+        self._drop_connection_state("the bus is closed")
+        nc = self._nc
+        if nc.is_connected:
+            with suppress(nats.errors.Error, asyncio.TimeoutError, OSError):
+                await asyncio.wait_for(nc.drain(), 3.0)
+        await _close(nc)
+        for task in tuple(self._serving):
+            task.cancel()
+        self._tell("closed")
+
+    # Sending and its answers
+
+    async def _ask(self, subject: str, data: bytes, headers: dict[str, str] | None, seconds: float) -> Msg:
+        self._raise_fault()
+        nc = self._nc
+        if not self.connected:
+            raise Transient("not connected to the bus")
+        if len(data) > nc.max_payload - HEADER_ROOM:
+            raise ProtocolError(
+                Reason.TOO_LARGE, "$", f"{len(data)} bytes, the bus carries {nc.max_payload - HEADER_ROOM}"
+            )
+        loop = asyncio.get_running_loop()
+        token = str(next(self._count))
+        future: asyncio.Future[Msg] = loop.create_future()
+        self._waiting[token] = future
+        timer = loop.call_later(seconds, _fail, future, f"no answer on {subject} within {seconds:g} s")
+        try:
+            await nc.publish(subject, data, reply=f"{self._replies}.{token}", headers=headers)
+            answer = await future
+        except _SEND_ERRORS as exc:
+            raise Transient(f"cannot send on {subject}: {exc}") from exc
+        finally:
+            timer.cancel()
+            self._waiting.pop(token, None)
+        if not answer.data and _status(answer) == "503":
+            raise Transient(f"nobody serves {subject} at present")
+        return answer
+
+    async def _on_reply(self, msg: Msg) -> None:
+        future = self._waiting.get(msg.subject.rpartition(".")[2])
+        if future is not None and not future.done():
+            future.set_result(msg)
+
+    # Pulling
+
+    async def _request_more(self, most: int) -> None:
+        now = asyncio.get_running_loop().time()
+        outstanding = self._requests.outstanding(now)
+        batch = most - outstanding - len(self._buffer)
+        # Half of what may be open at once: few requests under load, and the server never runs dry.
+        if not self.connected or now < self._retry_at or batch <= 0 or outstanding > most // 2:
+            return
+        token = str(next(self._count))
+        self._requests.add(token, batch, now + PULL_EXPIRES + PULL_GRACE)
+        body = b'{"batch":%d,"expires":%d}' % (batch, int(PULL_EXPIRES * 1e9))
+        with suppress(*_SEND_ERRORS):
+            await self._nc.publish(self._next_subject, body, reply=f"{self._pulled}.{token}")
+
+    async def _on_pulled(self, msg: Msg) -> None:
+        # A stored message always carries where to acknowledge it. A member could put a status among its headers, but it
+        # cannot take that away: so this, and not the header, tells the server's word from a member's.
+        if msg.reply:
+            kind = (msg.headers or {}).get(subjects.KIND_HEADER, "")
+            self._buffer.append(Message(msg.subject, kind, msg.data, msg.reply))
+            self._requests.arrived()
+        else:
+            self._on_pull_status(msg)
+        self._wake()
+
+    def _on_pull_status(self, msg: Msg) -> None:
+        status, text = _status(msg), (msg.headers or {}).get("Description", "")
+        if status == "100":
+            return
+        self._requests.ended(msg.subject.rpartition(".")[2])
+        if status in ("404", "408") or (status == "409" and text.lower().startswith(("batch", "message size"))):
+            return
+        self._retry_at = asyncio.get_running_loop().time() + PULL_RETRY
+        self._trouble = f"cannot read {self._source}: {text or 'it does not exist at present'}"
+
+    async def _sleep_until(self, when: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._puller = loop.create_future()
+        timer = loop.call_at(when, self._wake)
+        try:
+            await self._puller
+        finally:
+            timer.cancel()
+            self._puller = None
+
+    def _wake(self) -> None:
+        if self._puller is not None and not self._puller.done():
+            self._puller.set_result(None)
+
+    # Serving
+
+    async def _subscribe_service(self, nc: Client, subject: str, handler: Handler) -> None:
+        async def on_request(msg: Msg) -> None:
+            # Waiting here bounds the tasks; what piles up behind is bounded by the subscription, and dropped beyond.
+            await self._served.acquire()
+            task = asyncio.create_task(self._answer(nc, msg, handler))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+
+        with suppress(*_SEND_ERRORS):
+            await nc.subscribe(subject, queue="kentongan", cb=on_request, pending_msgs_limit=1024)
+
+    async def _answer(self, nc: Client, msg: Msg, handler: Handler) -> None:
+        headers = None
+        try:
+            answer = await handler(msg.subject, msg.data)
+        except Transient:
+            return
+        except ProtocolError as exc:
+            answer, headers = b"", {_REASON_HEADER: exc.reason.value}
+        except Exception as exc:  # noqa: BLE001 - not swallowed: raised where the process is listening
+            self._fault = exc
+            self._wake()
+            return
+        finally:
+            self._served.release()
+        if msg.reply:
+            with suppress(*_SEND_ERRORS, nats.errors.MaxPayloadError):
+                await nc.publish(msg.reply, answer, headers=headers)
+
+    def _raise_fault(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+
+    # Connecting
+
+    async def _open(self) -> None:
+        """Make one connection or raise; on success it is the connection of the moment."""
+        nc = Client()
+        refusal: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        async def on_error(exc: Exception) -> None:
+            text = str(exc) or type(exc).__name__
+            if isinstance(exc, ssl.SSLCertVerificationError) or any(word in text.lower() for word in _REFUSALS):
+                if not refusal.done():
+                    refusal.set_result(text)
+                self._tell("refused")
+            elif not self._closing:
+                self._tell(f"error: {text}")
+
+        connecting = asyncio.ensure_future(nc.connect(**self._options(nc, on_error)))
+        try:
+            await asyncio.wait(
+                {connecting, refusal}, timeout=self._connect_timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not connecting.done():
+                await _abandon(nc, connecting)
+                if refusal.done():
+                    raise ConfigError(_refusal_text(refusal.result()))
+                raise Transient(f"no bus at {self._url}")
+            await connecting
+        except asyncio.CancelledError:
+            await _abandon(nc, connecting)
+            raise
+        except (nats.errors.Error, OSError) as exc:
+            await _close(nc)
+            raise Transient(f"no bus at {self._url}: {exc}") from exc
+        self._nc = nc
+        await nc.subscribe(f"{self._replies}.*", cb=self._on_reply)
+        await nc.subscribe(f"{self._pulled}.*", cb=self._on_pulled)
+        for subject, handler in self._services:
+            await self._subscribe_service(nc, subject, handler)
+        self._tell("connected")
+        self._wake()
+
+    def _options(self, nc: Client, on_error: Callable[[Exception], Awaitable[None]]) -> dict[str, Any]:
+        async def on_disconnected() -> None:
+            if nc is self._nc and not self._closing:
+                self._drop_connection_state("the connection to the bus broke")
+                self._tell("disconnected")
+
+        async def on_reconnected() -> None:
+            if nc is self._nc and not self._closing:
+                self._tell("connected")
+                self._wake()
+
+        async def on_closed() -> None:
+            # The server's "-ERR" (suspended, expired) ends a client of this library for good; ours goes on.
+            if nc is self._nc and not self._closing:
+                self._revival = asyncio.create_task(self._revive())
+
+        options: dict[str, Any] = {
+            "servers": [self._url],
+            "name": self._name,
+            "error_cb": on_error,
+            "disconnected_cb": on_disconnected,
+            "reconnected_cb": on_reconnected,
+            "closed_cb": on_closed,
+            "connect_timeout": self._connect_timeout,
+            "reconnect_time_wait": _jittered(RECONNECT_WAIT),
+            "max_reconnect_attempts": -1,
+            "ping_interval": 20,
+            "max_outstanding_pings": 2,
+            "drain_timeout": 2,
+            "flush_timeout": self._publish_timeout,
+            "pending_size": 8 * limits.BUS_MESSAGE,
+        }
+        if self._tls is not None:
+            options["tls"] = self._tls
+        if self._credentials is not None:
+            options["user_jwt_cb"] = self._user_jwt
+            options["signature_cb"] = self._sign
+        return options
+
+    def _user_jwt(self) -> bytes:
+        # A file that is being replaced must not break the reconnecting: the last good content serves until then.
+        if self._creds_file is not None:
+            with suppress(ConfigError):
+                self._credentials = _load_creds(self._creds_file)
+        return self._credentials[0].encode("ascii") if self._credentials else b""
+
+    def _sign(self, nonce: str) -> bytes:
+        # The library asks for the signature first, then for the claim: both must come from one reading of the file.
+        self._user_jwt()
+        return natsauth.sign_nonce(self._credentials[1], nonce) if self._credentials else b""
+
+    async def _revive(self) -> None:
+        wait = RECONNECT_WAIT
+        while not self._closing:
+            await asyncio.sleep(_jittered(wait))
+            try:
+                await self._open()
+            except ConfigError:
+                wait = REFUSED_WAIT
+            except Transient:
+                wait = RECONNECT_WAIT
+            else:
+                return
+
+    def _drop_connection_state(self, why: str) -> None:
+        # Whatever was asked on the old connection gets no answer any more: say so at once instead of after a timeout.
+        for future in self._waiting.values():
+            _fail(future, why)
+        self._requests.clear()
+        self._retry_at = 0.0
+        self._wake()
+
+    def _tell(self, state: str) -> None:
+        if state != self._last_state:
+            self._last_state = state
+            if self._on_state is not None:
+                self._on_state(state)
+
+
+def _check_stored(answer: bytes) -> None:
+    """Raise unless `answer` is a stream's word that it stored the message."""
+    try:
+        ack = json.loads(answer)
+        error = ack.get("error")
+        if error is None and isinstance(ack["seq"], int) and not ack.get("duplicate", False):
+            return
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise Transient("the answer to a publish is not a stream's") from None
+    if isinstance(error, dict):
+        code = error.get("err_code", error.get("code"))
+        if code == _MESSAGE_TOO_LARGE:
+            raise ProtocolError(Reason.TOO_LARGE, "$", "more than the stream takes")
+        raise Transient(f"the stream did not store the message: {error.get('description', '')} ({code})")
+    raise Transient("the stream took a new message for one that it has")
+
+
+def _status(msg: Msg) -> str:
+    return (msg.headers or {}).get("Status", "")
+
+
+def _fail(future: asyncio.Future[Msg], why: str) -> None:
+    if not future.done():
+        future.set_exception(Transient(why))
+
+
+def _jittered(seconds: float) -> float:
+    # So that a region's nodes do not all come back in the same instant after a restart of the server.
+    return seconds * (0.75 + secrets.randbelow(500) / 1000)
+
+
+def _load_creds(path: Path) -> tuple[str, str]:
+    try:
+        text = path.read_text(encoding="ascii")
+    except (OSError, ValueError) as exc:
+        raise ConfigError(
+            f"cannot read the bus credentials {path}: put the file from the broker's operator there"
+        ) from exc
+    return natsauth.parse_creds(text)
+
+
+def _tls_context(ca_file: Path) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=str(ca_file))
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"cannot read certificate authorities from {ca_file}: it must be PEM") from exc
+
+
+def _refusal_text(text: str) -> str:
+    if "certificate" in text.lower():
+        return (
+            f"the bus showed a certificate that the configured authorities did not sign: check url and ca_file ({text})"
+        )
+    return (
+        "the bus refused these credentials: the membership may be suspended, or the credentials replaced or expired; "
+        "ask the broker's operator for new ones"
+    )
+
+
+async def _abandon(nc: Client, connecting: asyncio.Future[None]) -> None:
+    connecting.cancel()
+    with suppress(asyncio.CancelledError, nats.errors.Error, OSError):
+        await connecting
+    await _close(nc)
+
+
+async def _close(nc: Client) -> None:
+    with suppress(nats.errors.Error, asyncio.TimeoutError, OSError, AssertionError):
+        await asyncio.wait_for(nc.close(), 2.0)

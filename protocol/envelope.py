@@ -1,0 +1,483 @@
+"""The signed envelope: an SD-JWT (RFC 9901) over 1..N reports, from which less can be released but nothing changed.
+
+    <JWS over digests> ~ <header disclosure> ~ <body disclosure> ~ … ~
+
+The JWS payload lists one digest a report, padded with decoys to a power of two. A header disclosure is that array
+element: the report's header with `_sd`, the digests of its body. A body disclosure is one field; a list field holds the
+digests of its elements, which are disclosures of their own. Dropping disclosures is all that restricting ever does.
+
+Guarantees of `open_envelope`: the issuer's key signed the bytes; every disclosure is referenced by them exactly once;
+each report's header and body are valid, or that report alone is refused with a reason. Refuses: other algorithms or
+token types, unknown JOSE headers, keys outside their window, a clock ahead of ours, unreferenced, duplicate or
+malformed disclosures, anything over its limit. It raises `ProtocolError` and nothing else.
+
+Verification plan, numbers repeated in the code (RFC 9901 section 7.1):
+ 1 size and shape   2 key from `kid`, its algorithm   3 signature   4 issuer, window, clock   5 digests of disclosures
+ 6 headers by digest   7 body by digest   8 nothing left over   9 the profile's types
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from protocol import limits
+from protocol.coarse import coarse_body, coarse_elements
+from protocol.errors import ProtocolError
+from protocol.jws import JwsParts, sign_jws, split_jws, verify_parts
+from protocol.keys import KeyLookup, Signer, VerifyKey, b64, unb64
+from protocol.parse import convert, decode, refusal
+from protocol.reasons import Reason
+from protocol.report import (
+    COARSE_SUFFIX,
+    UNIT_BIT,
+    UNITS,
+    Body,
+    CoarseBody,
+    Header,
+    Report,
+    part_of,
+)
+
+TYP: Final = "kentongan-report+sd-jwt"
+Rand = Callable[[int], bytes]
+
+
+class _Payload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    iss: str
+    iat: int
+    sd_alg: str = msgspec.field(name="_sd_alg")
+    reports: list[dict[str, str]]
+
+
+_payload_decoder: Final = msgspec.json.Decoder(_Payload)
+_any_decoder: Final = msgspec.json.Decoder(list[Any])
+_encode: Final = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Disclosure:
+    """One releasable piece of a body: its text, the bit of its unit (-1: unknown, never released) and its level."""
+
+    text: str
+    bit: int
+    coarse: bool
+    container: int
+    """Index of the list it is an element of, -1 for a field of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedReport:
+    """A report in signed form, as far as it is disclosed here."""
+
+    digest: str
+    header_text: str
+    header: Header
+    containers: tuple[str, ...]
+    disclosures: tuple[Disclosure, ...]
+    body: dict[str, Any]
+    undisclosed: int
+    """How many of its signed parts this copy does not hold."""
+
+    def units(self) -> tuple[int, int]:
+        """Bit masks of the units present: exact, coarse."""
+        exact = coarse = 0
+        for item in self.disclosures:
+            if item.bit >= 0:
+                if item.coarse:
+                    coarse |= 1 << item.bit
+                else:
+                    exact |= 1 << item.bit
+        return exact, coarse
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedReport:
+    """A report whose envelope is sound but whose own content is not."""
+
+    digest: str
+    error: ProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A verified envelope."""
+
+    jws: str
+    issuer: str
+    kid: str
+    issued_at: datetime
+    digest: str
+    """SHA-256 over the JWS: names the submission, whatever of it is disclosed."""
+    reports: tuple[SignedReport | RefusedReport, ...]
+
+
+def jws_digest(jws: str) -> str:
+    """The name of a submission: base64url of SHA-256 over its JWS."""
+    return b64(hashlib.sha256(jws.encode("ascii")).digest())
+
+
+def disclosure_digest(text: str) -> str:
+    """The digest of one disclosure: over the base64url text itself (RFC 9901 section 4.2.3)."""
+    return b64(hashlib.sha256(text.encode("ascii")).digest())
+
+
+# --- issuing ----------------------------------------------------------------------------------------------------
+
+
+class _Salts:
+    """Salts of 128 bits, drawn in one go: one system call a report instead of one a disclosure."""
+
+    def __init__(self, rand: Rand) -> None:
+        self._rand = rand
+        self._pool = b""
+        self._at = 0
+
+    def next(self) -> str:
+        if self._at + 16 > len(self._pool):
+            self._pool = self._rand(16 * 64)
+            self._at = 0
+        self._at += 16
+        return b64(self._pool[self._at - 16 : self._at])
+
+
+@dataclass(slots=True)
+class _Builder:
+    salts: _Salts
+    containers: list[str] = field(default_factory=list)
+    disclosures: list[Disclosure] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    shown: dict[str, Any] = field(default_factory=dict)
+
+    def single(self, name: str, value: Any, bit: int, *, coarse: bool) -> None:
+        text = b64(_encode([self.salts.next(), name, value]))
+        self.disclosures.append(Disclosure(text, bit, coarse, -1))
+        self.digests.append(disclosure_digest(text))
+        self.shown[name] = value
+
+    def each(self, name: str, elements: Sequence[dict[str, Any]]) -> None:
+        container = len(self.containers)
+        digests: list[dict[str, str]] = []
+        for element in elements:
+            text = b64(_encode([self.salts.next(), element]))
+            bit = UNIT_BIT[part_of(name, element)]
+            self.disclosures.append(Disclosure(text, bit, element.get("level") == "coarse", container))
+            digests.append({"...": disclosure_digest(text)})
+        text = b64(_encode([self.salts.next(), name, digests]))
+        self.containers.append(text)
+        self.digests.append(disclosure_digest(text))
+        self.shown[name] = list(elements)
+
+
+def _build(report: Report, salts: _Salts) -> SignedReport:
+    builder = _Builder(salts)
+    body: dict[str, Any] = msgspec.to_builtins(report.body)
+    wide = coarse_elements(report.body)
+    for name, value in body.items():
+        if UNITS[name].each:
+            builder.each(name, [*value, *msgspec.to_builtins(wide.get(name, []))])
+        else:
+            builder.single(name, value, UNIT_BIT[name], coarse=False)
+    for name, value in msgspec.to_builtins(coarse_body(report.body)).items():
+        builder.single(name, value, UNIT_BIT[name.removesuffix(COARSE_SUFFIX)], coarse=True)
+    element = {**msgspec.to_builtins(report.header), "_sd": sorted(builder.digests)}
+    header_text = b64(_encode([salts.next(), element]))
+    return SignedReport(
+        digest=disclosure_digest(header_text),
+        header_text=header_text,
+        header=report.header,
+        containers=tuple(builder.containers),
+        disclosures=tuple(builder.disclosures),
+        body=builder.shown,
+        undisclosed=0,
+    )
+
+
+def issue(reports: Sequence[Report], issuer: str, signer: Signer, now: datetime, rand: Rand) -> Envelope:
+    """Sign 1..64 reports of one member with one signature.
+
+    Args:
+        reports: the reports; each header's origin must be the issuer.
+        issuer: the member id, `iss` of the JWS.
+        rand: returns that many random bytes; salts and decoys come from it.
+
+    Raises:
+        ProtocolError: too many reports.
+    """
+    if not 1 <= len(reports) <= limits.REPORTS_PER_SUBMISSION:
+        raise ProtocolError(Reason.TOO_MANY, "$", f"an envelope holds 1 to {limits.REPORTS_PER_SUBMISSION} reports")
+    salts = _Salts(rand)
+    signed = tuple(_build(report, salts) for report in reports)
+    padded = 1 << (len(signed) - 1).bit_length()
+    decoys = [b64(hashlib.sha256(rand(32)).digest()) for _ in range(padded - len(signed))]
+    payload = _Payload(
+        iss=issuer,
+        iat=int(now.timestamp()),
+        sd_alg="sha-256",
+        reports=[{"...": digest} for digest in sorted([*(s.digest for s in signed), *decoys])],
+    )
+    jws = sign_jws(TYP, _encode(payload), signer)
+    return Envelope(jws, issuer, signer.kid, now, jws_digest(jws), signed)
+
+
+# --- restricting ------------------------------------------------------------------------------------------------
+
+
+def release(report: SignedReport, exact: int, coarse: int) -> list[str]:
+    """The disclosures of a report that a grant lets through.
+
+    Args:
+        exact, coarse: bit masks over `UNIT_NAMES`. A coarse value travels only where the exact one does not.
+            Units without a bit never travel.
+    """
+    released = [report.header_text]
+    opened: set[int] = set()
+    for item in report.disclosures:
+        if item.bit < 0:
+            continue
+        granted = (coarse & ~exact if item.coarse else exact) >> item.bit & 1
+        if granted:
+            if item.container >= 0 and item.container not in opened:
+                opened.add(item.container)
+                released.append(report.containers[item.container])
+            released.append(item.text)
+    return released
+
+
+def present(jws: str, parts: Iterable[Iterable[str]]) -> str:
+    """An SD-JWT in compact form from a JWS and the released disclosures of some of its reports."""
+    return "~".join([jws, *(text for part in parts for text in part), ""])
+
+
+# --- verifying --------------------------------------------------------------------------------------------------
+
+
+def _split(text: str | bytes) -> tuple[str, list[str]]:
+    """Step 1: an SD-JWT without key binding ends in `~`."""
+    if len(text) > limits.SUBMISSION:
+        raise ProtocolError(Reason.TOO_LARGE, "$", f"an envelope has at most {limits.SUBMISSION} bytes")
+    try:
+        plain = text.decode("ascii") if isinstance(text, bytes) else text
+        plain.encode("ascii")
+    except UnicodeError as exc:
+        raise ProtocolError(Reason.MALFORMED_ENVELOPE, "$", "an SD-JWT is ASCII") from exc
+    jws, *disclosures = plain.split("~")
+    if not disclosures or disclosures.pop() != "":
+        raise ProtocolError(Reason.MALFORMED_ENVELOPE, "$", "an SD-JWT without key binding ends in ~")
+    return jws, disclosures
+
+
+class _Pool:
+    """Steps 5 to 8: disclosures by digest, each to be taken exactly once, each digest to be named exactly once."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self._texts: dict[str, str] = {}
+        self._named: set[str] = set()
+        for text in texts:
+            digest = disclosure_digest(text)
+            if digest in self._texts:
+                raise ProtocolError(Reason.DISCLOSURE_DUPLICATE, "$", "a disclosure is there twice")
+            self._texts[digest] = text
+
+    def take(self, digest: object) -> tuple[str, list[Any]] | None:
+        """The disclosure behind a digest, decoded; None if it is withheld here."""
+        if not isinstance(digest, str):
+            raise ProtocolError(Reason.DISCLOSURE_MALFORMED, "$", "a digest is a string")
+        if digest in self._named:
+            raise ProtocolError(Reason.DISCLOSURE_DUPLICATE, "$", "a digest is named twice")
+        self._named.add(digest)
+        text = self._texts.pop(digest, None)
+        if text is None:
+            return None
+        if len(text) > limits.DISCLOSURE * 2:
+            raise ProtocolError(Reason.TOO_LARGE, "$", "a disclosure is over its limit")
+        try:
+            values = _any_decoder.decode(unb64(text))
+        except (ValueError, msgspec.DecodeError, RecursionError) as exc:
+            raise ProtocolError(Reason.DISCLOSURE_MALFORMED, "$", "a disclosure is not base64url of JSON") from exc
+        if not values or not isinstance(values[0], str):
+            raise ProtocolError(Reason.DISCLOSURE_MALFORMED, "$", "a disclosure begins with its salt")
+        return text, values
+
+    def check_empty(self) -> None:
+        if self._texts:
+            raise ProtocolError(Reason.DISCLOSURE_UNREFERENCED, "$", f"{len(self._texts)} disclosures are not signed")
+
+
+@dataclass(slots=True)
+class _Opened:
+    """One report with its digests resolved and its content not yet judged."""
+
+    digest: str
+    text: str
+    element: dict[str, Any]
+    containers: list[str] = field(default_factory=list)
+    disclosures: list[Disclosure] = field(default_factory=list)
+    body: dict[str, Any] = field(default_factory=dict)
+    undisclosed: int = 0
+
+
+def _reference(item: object) -> object:
+    if not isinstance(item, dict) or len(item) != 1 or "..." not in item:
+        raise ProtocolError(Reason.DISCLOSURE_MALFORMED, "$", "a list of disclosures holds {'...': digest}")
+    return item["..."]
+
+
+def _open_list(name: str, value: Any, opened: _Opened, pool: _Pool) -> list[Any]:
+    if not isinstance(value, list) or len(value) > 2 * limits.LIST_ELEMENTS:
+        raise ProtocolError(Reason.DISCLOSURE_MALFORMED, f"$.body.{name}", "this field is a list of disclosures")
+    container = len(opened.containers) - 1
+    elements: list[Any] = []
+    for item in value:
+        found = pool.take(_reference(item))
+        if found is None:
+            opened.undisclosed += 1
+            continue
+        text, values = found
+        if len(values) != 2 or not isinstance(values[1], dict):
+            raise ProtocolError(Reason.DISCLOSURE_MALFORMED, f"$.body.{name}", "an element is [salt, object]")
+        bit = UNIT_BIT.get(part_of(name, values[1]), -1)
+        opened.disclosures.append(Disclosure(text, bit, values[1].get("level") == "coarse", container))
+        elements.append(values[1])
+    return elements
+
+
+def _open_field(digest: object, opened: _Opened, pool: _Pool) -> None:
+    """Step 7."""
+    found = pool.take(digest)
+    if found is None:
+        opened.undisclosed += 1
+        return
+    text, values = found
+    if len(values) != 3 or not isinstance(values[1], str) or values[1] in ("_sd", "..."):
+        raise ProtocolError(Reason.DISCLOSURE_MALFORMED, "$.body", "a field is [salt, name, value]")
+    name, value = values[1], values[2]
+    if name in opened.body or name in opened.element:
+        raise ProtocolError(Reason.DISCLOSURE_DUPLICATE, f"$.body.{name[:64]}", "a field is there twice")
+    plain = name.removesuffix(COARSE_SUFFIX)
+    unit = UNITS.get(plain)
+    if unit is not None and unit.each and plain == name:
+        opened.containers.append(text)
+        opened.body[name] = _open_list(name, value, opened, pool)
+        return
+    coarse = plain != name
+    known = unit is not None and not unit.each and (unit.coarse or not coarse)
+    opened.disclosures.append(Disclosure(text, UNIT_BIT[plain] if known else -1, coarse, -1))
+    opened.body[name] = value
+
+
+def _open_report(digest: str, text: str, values: list[Any], pool: _Pool) -> _Opened:
+    """Steps 6 and 7."""
+    if len(values) != 2 or not isinstance(values[1], dict):
+        raise ProtocolError(Reason.DISCLOSURE_MALFORMED, "$.reports", "a report is [salt, object]")
+    element = values[1]
+    digests = element.pop("_sd", [])
+    if not isinstance(digests, list) or len(digests) > limits.DISCLOSURES_PER_REPORT:
+        raise ProtocolError(Reason.DISCLOSURE_MALFORMED, "$.reports", "_sd is a bounded list of digests")
+    opened = _Opened(digest, text, element)
+    for body_digest in digests:
+        _open_field(body_digest, opened, pool)
+    return opened
+
+
+_COARSE_NAMES: Final = frozenset(CoarseBody.__struct_fields__)
+
+
+def _judge(opened: _Opened, issuer: str) -> SignedReport:
+    """Step 9. Fields that this version does not know stay signed, and are never released."""
+    header = convert(opened.element, Header)
+    if header.origin.member != issuer:
+        raise ProtocolError(Reason.WRONG_MEMBER, "$.origin.member", "the report's origin is not its signer")
+    convert({name: value for name, value in opened.body.items() if name in UNITS}, Body, "$.body")
+    if not _COARSE_NAMES.isdisjoint(opened.body):
+        convert({name: value for name, value in opened.body.items() if name in _COARSE_NAMES}, CoarseBody, "$.body")
+    return SignedReport(
+        digest=opened.digest,
+        header_text=opened.text,
+        header=header,
+        containers=tuple(opened.containers),
+        disclosures=tuple(opened.disclosures),
+        body=opened.body,
+        undisclosed=opened.undisclosed,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedEnvelope:
+    """Step 1 done: the parts, and the key that the header asks for. Nothing is verified yet."""
+
+    parts: JwsParts
+    jws: str
+    texts: list[str]
+
+
+def parse_envelope(text: str | bytes) -> ParsedEnvelope:
+    """Take an envelope apart without believing any of it."""
+    jws, texts = _split(text)
+    return ParsedEnvelope(split_jws(jws, TYP), jws, texts)
+
+
+def open_envelope(text: str | bytes, find_key: KeyLookup, at: datetime) -> Envelope:
+    """Verify an envelope, or what is left of one after restricting.
+
+    Args:
+        text: the SD-JWT in compact form.
+        find_key: finds the public key for a key id.
+        at: when the broker first received it; keys are judged by their state at that time.
+
+    Raises:
+        ProtocolError: the envelope as a whole is refused. A report that is at fault alone becomes a `RefusedReport`.
+    """
+    parsed = parse_envelope(text)
+    key = verify_parts(parsed.parts, find_key)  # 2, 3
+    payload = decode(_payload_decoder, parsed.parts.payload)
+    issued_at = _check_claims(payload, key, at)  # 4
+    pool = _Pool(parsed.texts)  # 5
+    opened: list[_Opened] = []
+    for item in payload.reports:
+        digest = _reference(item)
+        found = pool.take(digest)
+        if found is not None:
+            opened.append(_open_report(str(digest), *found, pool))
+    pool.check_empty()  # 8
+    if not opened:
+        raise ProtocolError(Reason.EMPTY, "$.reports", "no report is disclosed")
+    reports = tuple(_judge_alone(report, payload.iss) for report in opened)
+    return Envelope(parsed.jws, payload.iss, key.record.kid, issued_at, jws_digest(parsed.jws), reports)
+
+
+def _check_claims(payload: _Payload, key: VerifyKey, at: datetime) -> datetime:
+    """Step 4; returns the time of signing."""
+    if payload.iss != key.owner:
+        raise ProtocolError(Reason.WRONG_MEMBER, "$.iss", "the key does not belong to the issuer")
+    if payload.sd_alg != "sha-256":
+        raise ProtocolError(Reason.ALGORITHM_NOT_ALLOWED, "$._sd_alg", "only sha-256 is allowed")
+    key.check_window(at)
+    issued_at = _instant(payload.iat)
+    if issued_at > at + limits.CLOCK_SKEW:
+        raise ProtocolError(Reason.TIME_IN_FUTURE, "$.iat", "signed in the future: check the clock")
+    if not 1 <= len(payload.reports) <= limits.REPORTS_PER_SUBMISSION:
+        raise ProtocolError(Reason.TOO_MANY, "$.reports", f"1 to {limits.REPORTS_PER_SUBMISSION} reports an envelope")
+    return issued_at
+
+
+def _judge_alone(opened: _Opened, issuer: str) -> SignedReport | RefusedReport:
+    """A report that is at fault does not take the others of its envelope with it."""
+    try:
+        return _judge(opened, issuer)
+    except ProtocolError as exc:
+        return RefusedReport(opened.digest, exc)
+    except RecursionError as exc:
+        return RefusedReport(opened.digest, refusal(exc))
+
+
+def _instant(seconds: int) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError) as exc:
+        raise ProtocolError(Reason.OUT_OF_RANGE, "$.iat", "not a time") from exc

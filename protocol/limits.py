@@ -1,0 +1,41 @@
+"""A cap on everything that a peer controls, with the reason beside it. Sizes: bytes, unless the name says otherwise."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+HTTP_BODY: Final = 8 << 20
+"""One POST: some 2,000 reports of ordinary size; more belongs in several requests."""
+
+REPORT: Final = 192 << 10
+"""One report as JSON: with signature overhead it still fits one bus message."""
+
+REPORTS_PER_POST: Final = 2_000
+REPORTS_PER_SUBMISSION: Final = 64
+"""Under one signature: the payload with its 64 digests stays small enough to travel with a single report."""
+
+SUBMISSION: Final = 1_000_000
+"""One signed envelope on the bus; below the bus's own limit of 2 MiB with room for what the broker adds."""
+
+BUS_MESSAGE: Final = 2 << 20
+
+DISCLOSURES_PER_REPORT: Final = 1_024
+DISCLOSURE: Final = 128 << 10
+LIST_ELEMENTS: Final = 500
+IDENTIFIERS_PER_REPORT: Final = 32
+"""Identifiers that take part in linking: a report with thousands of indicators may not fill everybody's index."""
+
+IDENTIFIER_IN_REPORTS: Final = 200
+"""An identifier that stands in more reports than this (a public resolver, a popular host) links nothing any more."""
+
+RECIPIENTS: Final = 64
+KEYS_PER_MEMBER: Final = 16
+CONFIRMATIONS_PER_MESSAGE: Final = 256
+REPORTS_PER_CONFIRMATION: Final = 2_048
+
+CLOCK_SKEW: Final = timedelta(minutes=5)
+"""How far ahead of ours a peer's clock may be."""
+
+WEAK_LINK_WINDOW: Final = timedelta(days=30)
+"""File names and vulnerabilities recur for years: they only link reports of incidents this close in time."""

@@ -1,0 +1,152 @@
+"""Who is in the region: members, their keys and roles, sharing groups, and the broker's own keys.
+
+Guarantees: a `Registry` that exists is consistent: ids are unique, every key id is its key's thumbprint, no key belongs
+to two owners, groups name jurisdictions that exist. It travels to the nodes as a document signed by the broker
+(`RegionDocument`); a node pins the broker's key and believes no other source. Refuses: everything else, as ConfigError
+when an operator wrote it and as ProtocolError when a peer sent it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Final, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta, Struct
+
+from protocol import limits
+from protocol.errors import ConfigError, ProtocolError
+from protocol.jws import sign_jws, split_jws, verify_parts
+from protocol.keys import KeyRecord, KeyRing, Signer, VerifyKey
+from protocol.parse import decode
+from protocol.policy import Groups, Recipient
+from protocol.reasons import Reason
+from protocol.report import Instant, Jurisdiction, Line
+from protocol.statements import BROKER
+
+Role = Literal["submitter", "recipient", "coordinator"]
+MemberId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
+TYP: Final = "kentongan-region+jwt"
+
+
+class _Doc(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+class Member(_Doc, frozen=True, kw_only=True):
+    """An admitted organisation."""
+
+    id: MemberId
+    jurisdiction: Jurisdiction
+    name: Line
+    roles: list[Role] = ["submitter", "recipient"]
+    status: Literal["active", "suspended"] = "active"
+    keys: Annotated[list[KeyRecord], Meta(max_length=limits.KEYS_PER_MEMBER)] = []
+    transport: Annotated[str, Meta(pattern=r"^U[A-Z2-7]{55}$")] | None = None
+    """Public part of the NATS user key that the member made itself."""
+
+
+class Group(_Doc, frozen=True, kw_only=True):
+    id: UUID
+    name: Line
+    jurisdictions: list[Jurisdiction]
+
+
+class Region(_Doc, frozen=True, kw_only=True):
+    """The registry as a document."""
+
+    region: Line
+    serial: Annotated[int, Meta(ge=1)]
+    broker_keys: Annotated[list[KeyRecord], Meta(min_length=1, max_length=limits.KEYS_PER_MEMBER)]
+    members: list[Member] = []
+    groups: list[Group] = []
+
+
+class RegionDocument(_Doc, frozen=True, kw_only=True):
+    """What the broker signs for the nodes."""
+
+    iss: str
+    issued_at: Instant
+    region: Region
+
+
+class Registry:
+    """A checked region, with the look-ups that deciding needs. Immutable: a change is a new registry."""
+
+    def __init__(self, region: Region) -> None:
+        ids = [member.id for member in region.members]
+        for wrong in {item for item in ids if ids.count(item) > 1} | ({BROKER} & set(ids)):
+            raise ConfigError(f"member id {wrong} is listed twice or is reserved")
+        known = {member.jurisdiction for member in region.members}
+        for group in region.groups:
+            if strangers := set(group.jurisdictions) - known:
+                raise ConfigError(f"sharing group {group.name}: no member in {', '.join(sorted(strangers))}")
+        self.region = region
+        self.members = {member.id: member for member in region.members}
+        self.keys = KeyRing(
+            [VerifyKey.from_record(BROKER, record) for record in region.broker_keys]
+            + [VerifyKey.from_record(member.id, record) for member in region.members for record in member.keys]
+        )
+        self.groups = Groups({str(group.id): frozenset(group.jurisdictions) for group in region.groups})
+        self.jurisdictions = frozenset(known)
+
+    def member(self, member_id: str) -> Member:
+        """The member, or ProtocolError(UNKNOWN_MEMBER)."""
+        found = self.members.get(member_id)
+        if found is None:
+            raise ProtocolError(Reason.UNKNOWN_MEMBER, "$", "no such member in this region")
+        return found
+
+    def submitter(self, member_id: str) -> Member:
+        """The member if it may submit now, or ProtocolError with the reason."""
+        found = self.member(member_id)
+        if found.status != "active":
+            raise ProtocolError(Reason.MEMBER_SUSPENDED, "$", "this member is suspended")
+        if "submitter" not in found.roles:
+            raise ProtocolError(Reason.NOT_ALLOWED, "$", "this member has no submitter role")
+        return found
+
+    def recipients(self) -> list[Member]:
+        """All members that exist to receive, suspended ones included (they are told apart by the region gate)."""
+        return [member for member in self.region.members if {"recipient", "coordinator"} & set(member.roles)]
+
+    def coordinator(self) -> Member | None:
+        """The coordinator, if the region has one."""
+        return next((member for member in self.region.members if "coordinator" in member.roles), None)
+
+
+def as_recipient(member: Member) -> Recipient:
+    """A member as the policy gates see it."""
+    return Recipient(
+        member.jurisdiction, member.status == "active", bool({"recipient", "coordinator"} & set(member.roles))
+    )
+
+
+_encode: Final = msgspec.json.Encoder(order="deterministic").encode
+_decoder: Final = msgspec.json.Decoder(RegionDocument)
+
+
+def sign_region(region: Region, signer: Signer, now: datetime) -> str:
+    """The registry as the broker hands it to nodes; transport keys stay at the broker."""
+    members = [msgspec.structs.replace(member, transport=None) for member in region.members]
+    shown = msgspec.structs.replace(region, members=members)
+    return sign_jws(TYP, _encode(RegionDocument(iss=BROKER, issued_at=now, region=shown)), signer)
+
+
+def open_region(jws: str, pinned: KeyRing, at: datetime) -> tuple[Registry, datetime]:
+    """Verify a region document with the pinned broker key.
+
+    Returns:
+        the registry and the time at which it was issued, so that an older one never replaces a newer one.
+
+    Raises:
+        ProtocolError: not signed by a pinned key, or inconsistent.
+    """
+    parts = split_jws(jws, TYP)
+    verify_parts(parts, pinned.find).check_window(at)
+    document = decode(_decoder, parts.payload)
+    try:
+        return Registry(document.region), document.issued_at
+    except ConfigError as exc:
+        raise ProtocolError(Reason.INVALID_VALUE, "$.region", str(exc)) from exc
