@@ -122,6 +122,10 @@ class Accounts:
             revocations={"*": now} if revoked else {},
         )
 
+    def closed_account_jwt(self, account: str, now: int) -> str:
+        """Claim that shuts the account of a member that left, named by its public key."""
+        return self._account_jwt("closed", account, _limits(conn=0), now, revocations={"*": now})
+
     def issue_user(self, member: str, user_public: str, now: int) -> str:
         """Admit a node's connection key ("U...") to its member's account, with only the rights a node needs."""
         if not is_public(user_public, Role.USER):
@@ -152,7 +156,7 @@ class Accounts:
         jwt = sign_claims(self._seeds[name], public_of(seed, Role.USER), name, _user(), now)
         return format_creds(jwt, seed)
 
-    def _account_jwt(  # noqa: PLR0917 - private, and each call names what it grants
+    def _account_jwt(
         self,
         name: str,
         public: str,
@@ -163,10 +167,8 @@ class Accounts:
         imports: list[dict[str, Any]] | None = None,
         revocations: Mapping[str, int] | None = None,
     ) -> str:
-        nats: dict[str, Any] = {"type": "account", "version": 2, "limits": dict(limits_)}
-        for key, value in (("exports", exports), ("imports", imports), ("revocations", revocations)):
-            if value:
-                nats[key] = value
+        grants = {"exports": exports, "imports": imports, "revocations": revocations}
+        nats = {"type": "account", "version": 2, "limits": limits_} | {key: v for key, v in grants.items() if v}
         return sign_claims(self._seeds["operator"], public, name, nats, now)
 
     def _member_seed(self, member: str) -> str:

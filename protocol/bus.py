@@ -1,8 +1,8 @@
 """The bus between a node and its broker: at-least-once messages, and request/reply.
 
 Guarantees:
-  * `publish` returns only when the stream has stored the message; whoever gets an exception sends again. A message can be
-    stored although `publish` raised: receivers must treat twice as once.
+  * `publish` returns only when the stream has stored the message; whoever gets an exception sends again. A message can
+    be stored although `publish` raised: receivers must treat twice as once.
   * every attempt to send carries a new transport id, so the stream's own deduplication swallows nothing.
   * `pull` hands over what has arrived at once, and holds no more than the caller asked for, in flight and buffered.
   * a lost, restarted or replaced server, a cut by the server (suspension, expired credentials) included, ends in
@@ -29,6 +29,7 @@ from typing import Any, Final, Protocol
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from protocol import limits, natsauth, subjects
 from protocol.errors import ConfigError, ProtocolError, Transient
@@ -40,7 +41,7 @@ Handler = Callable[[str, bytes], Awaitable[bytes]]
 HEADER_ROOM: Final = 512
 """The server's payload limit counts headers, and it closes the connection of whoever exceeds it."""
 PULL_EXPIRES: Final = 2.0
-"""Seconds that the server keeps a request for messages open. Short, as each holds a reply mapping between accounts."""
+"""Seconds that the server keeps a request for messages open."""
 PULL_GRACE: Final = 0.5
 """Seconds after which an expired request that the server did not answer counts as lost."""
 PULL_RETRY: Final = 0.25
@@ -92,41 +93,21 @@ class Bus(Protocol):
         """Tell the stream not to deliver these again. A hint: may be lost without notice."""
 
 
-class _Requests:
-    """Bookkeeping of the open requests for messages. The server serves them in the order in which it got them."""
+@dataclass(slots=True)
+class _Request:
+    """An open request for messages, with the subscription that hears its answers."""
 
-    def __init__(self) -> None:
-        self._open: deque[list[Any]] = deque()  # [token, messages still to come, when it counts as lost]
-
-    def outstanding(self, now: float) -> int:
-        """Count the messages that may still come, after forgetting requests that the server never answered."""
-        while self._open and self._open[0][2] <= now:
-            self._open.popleft()
-        return sum(request[1] for request in self._open)
-
-    def add(self, token: str, batch: int, lost_at: float) -> None:
-        self._open.append([token, batch, lost_at])
-
-    def arrived(self) -> None:
-        if self._open:
-            self._open[0][1] -= 1
-            if self._open[0][1] <= 0:
-                self._open.popleft()
-
-    def ended(self, token: str) -> None:
-        self._open = deque(request for request in self._open if request[0] != token)
-
-    def clear(self) -> None:
-        self._open.clear()
-
-    def next_loss(self) -> float:
-        return float(self._open[0][2]) if self._open else float("inf")
+    left: int
+    """Messages that may still come."""
+    lost_at: float
+    """When an unanswered request counts as lost."""
+    sub: Subscription | None = None
 
 
 class NatsBus:
     """`Bus` over a NATS connection, reading one durable pull consumer. Make it with `NatsBus.connect`."""
 
-    def __init__(  # noqa: D107 - see connect
+    def __init__(
         self,
         url: str,
         *,
@@ -157,7 +138,8 @@ class NatsBus:
         self._pulled = f"{subjects.INBOXES}.{self._id}.p"
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
         self._buffer: deque[Message] = deque()
-        self._requests = _Requests()
+        self._requests: dict[str, _Request] = {}
+        self._ended: list[Subscription] = []
         self._retry_at = 0.0
         self._trouble = ""
         self._puller: asyncio.Future[None] | None = None
@@ -211,7 +193,14 @@ class NatsBus:
             publish_timeout=publish_timeout,
             on_state=on_state,
         )
-        await bus._open()
+        try:
+            await bus._open()
+        except BaseException:
+            bus._closing = True
+            if bus._revival is not None:
+                bus._revival.cancel()
+            await _close(bus._nc)
+            raise
         return bus
 
     @property
@@ -254,7 +243,11 @@ class NatsBus:
                 return []
             await self._request_more(most)
             if not self._buffer and not self._trouble:
-                again = self._retry_at if self._retry_at > now else self._requests.next_loss()
+                again = (
+                    self._retry_at
+                    if self._retry_at > now
+                    else min((request.lost_at for request in self._requests.values()), default=deadline)
+                )
                 await self._sleep_until(min(deadline, max(again, now + 0.001)))
         batch = [self._buffer.popleft() for _ in range(min(most, len(self._buffer)))]
         # The next messages travel while the caller works on these.
@@ -294,7 +287,14 @@ class NatsBus:
         is a bug: it is raised by the next call of `pull` or `publish`. Several processes share the requests.
         """
         self._services.append((subject, handler))
-        await self._subscribe_service(self._nc, subject, handler)
+        nc = self._nc
+        await self._subscribe_service(nc, subject, handler)
+        if self.connected:
+            # Until the server has it, other connections' requests find nobody. Two round trips, because the library's
+            # first question overtakes what it has yet to write. A break now is mended by reconnecting.
+            with suppress(*_SEND_ERRORS, nats.errors.FlushTimeoutError):
+                await nc.flush()
+                await nc.flush()
 
     async def close(self) -> None:
         """End serving, send what is queued, and close; takes a few seconds at most. May be called again.
@@ -323,10 +323,9 @@ class NatsBus:
         nc = self._nc
         if not self.connected:
             raise Transient("not connected to the bus")
-        if len(data) > nc.max_payload - HEADER_ROOM:
-            raise ProtocolError(
-                Reason.TOO_LARGE, "$", f"{len(data)} bytes, the bus carries {nc.max_payload - HEADER_ROOM}"
-            )
+        room = nc.max_payload - HEADER_ROOM
+        if len(data) > room:
+            raise ProtocolError(Reason.TOO_LARGE, "$", f"{len(data)} bytes, the bus carries {room}")
         loop = asyncio.get_running_loop()
         token = str(next(self._count))
         future: asyncio.Future[Msg] = loop.create_future()
@@ -353,37 +352,65 @@ class NatsBus:
 
     async def _request_more(self, most: int) -> None:
         now = asyncio.get_running_loop().time()
-        outstanding = self._requests.outstanding(now)
+        for token in [token for token, request in self._requests.items() if request.lost_at <= now]:
+            self._end_request(token)
+        await self._forget_ended()
+        outstanding = sum(request.left for request in self._requests.values())
         batch = most - outstanding - len(self._buffer)
         # Half of what may be open at once: few requests under load, and the server never runs dry.
         if not self.connected or now < self._retry_at or batch <= 0 or outstanding > most // 2:
             return
-        token = str(next(self._count))
-        self._requests.add(token, batch, now + PULL_EXPIRES + PULL_GRACE)
+        nc, token = self._nc, str(next(self._count))
+        request = self._requests[token] = _Request(batch, now + PULL_EXPIRES + PULL_GRACE)
+
+        async def on_pulled(msg: Msg) -> None:
+            self._on_pulled(token, request, msg)
+
+        reply = f"{self._pulled}.{token}"
         body = b'{"batch":%d,"expires":%d}' % (batch, int(PULL_EXPIRES * 1e9))
         with suppress(*_SEND_ERRORS):
-            await self._nc.publish(self._next_subject, body, reply=f"{self._pulled}.{token}")
+            # One subscription a request: between accounts, the server remembers where to send answers for as long as
+            # somebody listens there, and would pile up one entry a request under a standing subscription.
+            request.sub = await nc.subscribe(reply, cb=on_pulled)
+            if token not in self._requests:
+                # The connection broke in between and took the request along.
+                self._ended.append(request.sub)
+                return
+            await nc.publish(self._next_subject, body, reply=reply)
 
-    async def _on_pulled(self, msg: Msg) -> None:
+    def _on_pulled(self, token: str, request: _Request, msg: Msg) -> None:
         # A stored message always carries where to acknowledge it. A member could put a status among its headers, but it
         # cannot take that away: so this, and not the header, tells the server's word from a member's.
         if msg.reply:
             kind = (msg.headers or {}).get(subjects.KIND_HEADER, "")
             self._buffer.append(Message(msg.subject, kind, msg.data, msg.reply))
-            self._requests.arrived()
+            request.left -= 1
+            if request.left <= 0:
+                self._end_request(token)
         else:
-            self._on_pull_status(msg)
+            self._on_pull_status(token, msg)
         self._wake()
 
-    def _on_pull_status(self, msg: Msg) -> None:
+    def _on_pull_status(self, token: str, msg: Msg) -> None:
         status, text = _status(msg), (msg.headers or {}).get("Description", "")
         if status == "100":
             return
-        self._requests.ended(msg.subject.rpartition(".")[2])
+        self._end_request(token)
         if status in ("404", "408") or (status == "409" and text.lower().startswith(("batch", "message size"))):
             return
         self._retry_at = asyncio.get_running_loop().time() + PULL_RETRY
         self._trouble = f"cannot read {self._source}: {text or 'it does not exist at present'}"
+
+    def _end_request(self, token: str) -> None:
+        request = self._requests.pop(token, None)
+        if request is not None and request.sub is not None:
+            self._ended.append(request.sub)
+
+    async def _forget_ended(self) -> None:
+        # Not done where a request ends: that is inside the subscription's own task, which unsubscribing cancels.
+        while self._ended:
+            with suppress(*_SEND_ERRORS, nats.errors.BadSubscriptionError):
+                await self._ended.pop().unsubscribe()
 
     async def _sleep_until(self, when: float) -> None:
         loop = asyncio.get_running_loop()
@@ -438,6 +465,18 @@ class NatsBus:
 
     async def _open(self) -> None:
         """Make one connection or raise; on success it is the connection of the moment."""
+        nc = self._nc = await self._dial()
+        with suppress(*_SEND_ERRORS):
+            await nc.subscribe(f"{self._replies}.*", cb=self._on_reply)
+            for subject, handler in self._services:
+                await self._subscribe_service(nc, subject, handler)
+        if nc.is_closed:
+            # Cut before `on_closed` knew this connection for the current one: nobody else would notice.
+            raise Transient(f"the bus at {self._url} closed the new connection")
+        self._tell("connected")
+        self._wake()
+
+    async def _dial(self) -> Client:
         nc = Client()
         refusal: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -450,30 +489,25 @@ class NatsBus:
             elif not self._closing:
                 self._tell(f"error: {text}")
 
+        # The library tries for ever, refused or not: the first of success, refusal and timeout ends it.
         connecting = asyncio.ensure_future(nc.connect(**self._options(nc, on_error)))
+        first: list[asyncio.Future[Any]] = [connecting, refusal]
         try:
-            await asyncio.wait(
-                {connecting, refusal}, timeout=self._connect_timeout, return_when=asyncio.FIRST_COMPLETED
-            )
-            if not connecting.done():
-                await _abandon(nc, connecting)
-                if refusal.done():
-                    raise ConfigError(_refusal_text(refusal.result()))
-                raise Transient(f"no bus at {self._url}")
-            await connecting
+            await asyncio.wait(first, timeout=self._connect_timeout, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             await _abandon(nc, connecting)
             raise
-        except (nats.errors.Error, OSError) as exc:
-            await _close(nc)
-            raise Transient(f"no bus at {self._url}: {exc}") from exc
-        self._nc = nc
-        await nc.subscribe(f"{self._replies}.*", cb=self._on_reply)
-        await nc.subscribe(f"{self._pulled}.*", cb=self._on_pulled)
-        for subject, handler in self._services:
-            await self._subscribe_service(nc, subject, handler)
-        self._tell("connected")
-        self._wake()
+        if connecting.done():
+            try:
+                connecting.result()
+            except (nats.errors.Error, OSError) as exc:
+                await _close(nc)
+                raise Transient(f"no bus at {self._url}: {exc}") from exc
+            return nc
+        await _abandon(nc, connecting)
+        if refusal.done():
+            raise ConfigError(_refusal_text(refusal.result()))
+        raise Transient(f"no bus at {self._url}")
 
     def _options(self, nc: Client, on_error: Callable[[Exception], Awaitable[None]]) -> dict[str, Any]:
         async def on_disconnected() -> None:
@@ -488,7 +522,7 @@ class NatsBus:
 
         async def on_closed() -> None:
             # The server's "-ERR" (suspended, expired) ends a client of this library for good; ours goes on.
-            if nc is self._nc and not self._closing:
+            if nc is self._nc and not self._closing and (self._revival is None or self._revival.done()):
                 self._revival = asyncio.create_task(self._revive())
 
         options: dict[str, Any] = {
@@ -515,15 +549,14 @@ class NatsBus:
         return options
 
     def _user_jwt(self) -> bytes:
-        # A file that is being replaced must not break the reconnecting: the last good content serves until then.
-        if self._creds_file is not None:
-            with suppress(ConfigError):
-                self._credentials = _load_creds(self._creds_file)
         return self._credentials[0].encode("ascii") if self._credentials else b""
 
     def _sign(self, nonce: str) -> bytes:
         # The library asks for the signature first, then for the claim: both must come from one reading of the file.
-        self._user_jwt()
+        # One that is being replaced must not break the reconnecting: the last good content serves until then.
+        if self._creds_file is not None:
+            with suppress(ConfigError):
+                self._credentials = _load_creds(self._creds_file)
         return natsauth.sign_nonce(self._credentials[1], nonce) if self._credentials else b""
 
     async def _revive(self) -> None:
@@ -543,7 +576,8 @@ class NatsBus:
         # Whatever was asked on the old connection gets no answer any more: say so at once instead of after a timeout.
         for future in self._waiting.values():
             _fail(future, why)
-        self._requests.clear()
+        for token in list(self._requests):
+            self._end_request(token)
         self._retry_at = 0.0
         self._wake()
 
@@ -615,8 +649,10 @@ def _refusal_text(text: str) -> str:
 
 async def _abandon(nc: Client, connecting: asyncio.Future[None]) -> None:
     connecting.cancel()
-    with suppress(asyncio.CancelledError, nats.errors.Error, OSError):
-        await connecting
+    # Not awaited without a limit: the library swallows a cancellation in places.
+    await asyncio.wait([connecting], timeout=1.0)
+    if connecting.done() and not connecting.cancelled():
+        connecting.exception()
     await _close(nc)
 
 

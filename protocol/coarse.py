@@ -55,14 +55,15 @@ def contact(exact: Contact) -> Contact:
 
 
 def _day(point: TimePoint | UnsetType) -> TimePoint | UnsetType:
-    if point is UNSET or point.fidelity in ("year", "month", "day"):
+    if point is UNSET:
         return point
-    value: datetime = point.value
-    return TimePoint(value=value.replace(hour=0, minute=0, second=0, microsecond=0), fidelity="day")
+    # Whatever the stated fidelity, the value may hold the second.
+    value: datetime = point.value.replace(hour=0, minute=0, second=0, microsecond=0)
+    return TimePoint(value=value, fidelity=point.fidelity if point.fidelity in ("year", "month") else "day")
 
 
 def times(exact: Times) -> Times:
-    """The same times to the day."""
+    """The same times to the day, in the time zone in which they were filed."""
     return Times(
         occurred=_day(exact.occurred),
         detected=_day(exact.detected),

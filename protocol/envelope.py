@@ -81,6 +81,7 @@ class SignedReport:
     containers: tuple[str, ...]
     disclosures: tuple[Disclosure, ...]
     body: dict[str, Any]
+    """What this version knows of what is disclosed; it satisfies `Body` and `CoarseBody`."""
     undisclosed: int
     """How many of its signed parts this copy does not hold."""
 
@@ -228,25 +229,33 @@ def issue(reports: Sequence[Report], issuer: str, signer: Signer, now: datetime,
 # --- restricting ------------------------------------------------------------------------------------------------
 
 
+def _chosen(report: SignedReport, exact: int, coarse: int) -> list[str]:
+    chosen = [report.header_text]
+    opened: set[int] = set()
+    for item in report.disclosures:
+        if item.bit < 0 or not (coarse if item.coarse else exact) >> item.bit & 1:
+            continue
+        if item.container >= 0 and item.container not in opened:
+            opened.add(item.container)
+            chosen.append(report.containers[item.container])
+        chosen.append(item.text)
+    return chosen
+
+
 def release(report: SignedReport, exact: int, coarse: int) -> list[str]:
     """The disclosures of a report that a grant lets through.
 
     Args:
-        exact, coarse: bit masks over `UNIT_NAMES`. A coarse value travels only where the exact one does not.
-            Units without a bit never travel.
+        exact, coarse: bit masks over `UNIT_NAMES`. A coarse value travels only where the exact one, if
+            this copy holds it, does not. Units without a bit never travel.
     """
-    released = [report.header_text]
-    opened: set[int] = set()
-    for item in report.disclosures:
-        if item.bit < 0:
-            continue
-        granted = (coarse & ~exact if item.coarse else exact) >> item.bit & 1
-        if granted:
-            if item.container >= 0 and item.container not in opened:
-                opened.add(item.container)
-                released.append(report.containers[item.container])
-            released.append(item.text)
-    return released
+    held, _ = report.units()
+    return _chosen(report, exact, coarse & ~(exact & held))
+
+
+def leave(report: SignedReport, exact: int, coarse: int) -> list[str]:
+    """The disclosures that the masks allow, coarse values beside exact ones: for an origin, whose broker picks later."""
+    return _chosen(report, exact, coarse)
 
 
 def present(jws: str, parts: Iterable[Iterable[str]]) -> str:
@@ -318,6 +327,7 @@ class _Opened:
     element: dict[str, Any]
     containers: list[str] = field(default_factory=list)
     disclosures: list[Disclosure] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
     body: dict[str, Any] = field(default_factory=dict)
     undisclosed: int = 0
 
@@ -357,8 +367,9 @@ def _open_field(digest: object, opened: _Opened, pool: _Pool) -> None:
     if len(values) != 3 or not isinstance(values[1], str) or values[1] in ("_sd", "..."):
         raise ProtocolError(Reason.DISCLOSURE_MALFORMED, "$.body", "a field is [salt, name, value]")
     name, value = values[1], values[2]
-    if name in opened.body or name in opened.element:
+    if name in opened.names or name in opened.element:
         raise ProtocolError(Reason.DISCLOSURE_DUPLICATE, f"$.body.{name[:64]}", "a field is there twice")
+    opened.names.add(name)
     plain = name.removesuffix(COARSE_SUFFIX)
     unit = UNITS.get(plain)
     if unit is not None and unit.each and plain == name:
@@ -368,7 +379,8 @@ def _open_field(digest: object, opened: _Opened, pool: _Pool) -> None:
     coarse = plain != name
     known = unit is not None and not unit.each and (unit.coarse or not coarse)
     opened.disclosures.append(Disclosure(text, UNIT_BIT[plain] if known else -1, coarse, -1))
-    opened.body[name] = value
+    if known:
+        opened.body[name] = value
 
 
 def _open_report(digest: str, text: str, values: list[Any], pool: _Pool) -> _Opened:

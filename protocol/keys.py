@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, Protocol
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -113,8 +113,8 @@ class SigningKey:
         """Read a key file. ConfigError if it is absent, readable by others, or no Ed25519 key."""
         try:
             private = load_pem_private_key(read_secret(path), password=None)
-        except ValueError as exc:
-            raise ConfigError(f"{path} is not a PKCS #8 PEM key: make one with `kentongan node init`") from exc
+        except (ValueError, TypeError, UnsupportedAlgorithm) as exc:  # TypeError: encrypted with a password
+            raise ConfigError(f"{path} is not a plain PKCS #8 PEM key: make one with `kentongan node init`") from exc
         if not isinstance(private, Ed25519PrivateKey):
             raise ConfigError(f"{path} is not an Ed25519 key; no other algorithm is allowed")
         return cls(private)

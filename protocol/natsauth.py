@@ -118,7 +118,7 @@ def parse_creds(text: str) -> tuple[str, str]:
     return jwt, seed
 
 
-def _pair(seed: str) -> Any:  # noqa: ANN401 - nkeys has no types
+def _pair(seed: str) -> Any:
     try:
         return nkeys.from_seed(bytearray(seed.strip().encode("ascii")))
     except (nkeys.NkeysError, ValueError) as exc:

@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 _AT: Final = re.compile(r" - at (?:`key` in )?`(?P<path>\$[^`]*)`$")
 _CODED: Final = re.compile(r"^(?P<code>[a-z]+(?:-[a-z]+)+): (?P<text>.*)$", re.DOTALL)
+_NAME: Final = 64
+_DETAIL: Final = 300
+"""Characters of a peer's own words, such as the name of an unknown field, that a refusal repeats."""
 _CODES: Final = {reason.value: reason for reason in Reason}
 
 
@@ -37,7 +40,7 @@ def _classify(text: str) -> Reason:
 def _named(text: str) -> str:
     """The field in backquotes, for paths: msgspec reports the object that misses or does not know it."""
     match = re.search(r"field `([^`]+)`", text)
-    return f".{match.group(1)}" if match else ""
+    return f".{match.group(1)[:_NAME]}" if match else ""
 
 
 def refusal(exc: Exception, at: str = "$") -> ProtocolError:
@@ -54,20 +57,20 @@ def refusal(exc: Exception, at: str = "$") -> ProtocolError:
     if coded := _CODED.match(text):
         reason = _CODES.get(coded["code"])
         if reason is not None:
-            return ProtocolError(reason, path, coded["text"])
+            return ProtocolError(reason, path, coded["text"][:_DETAIL])
     reason = _classify(text)
     if reason in (Reason.UNKNOWN_FIELD, Reason.MISSING_FIELD):
         path += _named(text)
     if reason is Reason.UNKNOWN_VALUE:
         text = "not one of the listed values"
-    return ProtocolError(reason, path, text)
+    return ProtocolError(reason, path, text[:_DETAIL])
 
 
 def decode(decoder: msgspec.json.Decoder[T], data: bytes | str, at: str = "$") -> T:
     """Decode and validate, or raise `ProtocolError`."""
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
         raise refusal(exc, at) from exc
 
 

@@ -2,7 +2,7 @@
 
 Guarantees: deny by default; most restrictive wins; the answer never depends on the order of rules; a missing attribute
 never satisfies a condition; a rule that fails to evaluate withholds; every answer carries the rules that gave it.
-Refuses: policies with unknown vocabulary, units or fields (as a whole: what cannot be read grants nothing).
+Refuses: policies with unknown vocabulary, units or fields (as a whole, in `rules`: what cannot be read grants nothing).
 
 Three gates, in the order in which they are asked and explained:
 
@@ -18,130 +18,50 @@ exact values and one for coarse ones, so that a decision is a handful of integer
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from protocol import taxonomy as tx
-from protocol.errors import ConfigError, ProtocolError
-from protocol.parse import convert
+from protocol.errors import ConfigError
 from protocol.reasons import Reason
-from protocol.report import ALL_UNITS, COARSE_UNITS, HEADER_UNIT, UNIT_BIT, UNIT_NAMES, Header, Jurisdiction, unit_of
+from protocol.report import ALL_UNITS, COARSE_UNITS, HEADER_UNIT, UNIT_BIT, UNIT_NAMES, Header
+from protocol.rules import Policy, Range, Rule, When, load_policy, names_of, select
+
+__all__ = [
+    "HEADER",
+    "NO_GROUPS",
+    "CompiledPolicy",
+    "Facts",
+    "Gate",
+    "GateResult",
+    "Groups",
+    "Outcome",
+    "Policy",
+    "PolicyBook",
+    "Range",
+    "Recipient",
+    "Rule",
+    "When",
+    "Withheld",
+    "ask_side",
+    "compile_policy",
+    "evaluate",
+    "explain",
+    "facts_of",
+    "import_gate",
+    "load_policy",
+    "may_leave",
+    "names_of",
+    "select",
+]
 
 Gate = Literal["marking", "export", "region", "import"]
 HEADER: Final = 1 << UNIT_BIT[HEADER_UNIT]
-
-
-class _Doc(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    pass
-
-
-class Range(_Doc, frozen=True, kw_only=True):
-    """Bounds of the severity score, both included."""
-
-    min: Annotated[int, Meta(ge=0, le=100)] = 0
-    max: Annotated[int, Meta(ge=0, le=100)] = 100
-
-
-class When(_Doc, frozen=True, kw_only=True):
-    """Conditions, all of which must hold. Of a list attribute, an allow rule needs all values in its list, a deny rule
-    any: so that a second sector never smuggles the first one out."""
-
-    tlp: list[tx.Tlp] | UnsetType = UNSET
-    pap: list[tx.Pap] | UnsetType = UNSET
-    rsit: list[str] | UnsetType = UNSET
-    sector: list[tx.Sector] | UnsetType = UNSET
-    severity: Range | UnsetType = UNSET
-    phase: list[tx.Phase] | UnsetType = UNSET
-    purpose: list[tx.Purpose] | UnsetType = UNSET
-    made_by: list[tx.ToolKind] | UnsetType = UNSET
-
-    def __post_init__(self) -> None:
-        if self.rsit is not UNSET:
-            for tag in self.rsit:
-                class_, _, type_ = tag.partition("/")
-                if class_ not in tx.RSIT or (type_ and type_ not in tx.RSIT[class_]):
-                    raise ValueError(f"unknown-rsit-type: {tag} is neither an RSIT class nor class/type")
-
-
-class Rule(_Doc, frozen=True, kw_only=True, rename={"from_": "from"}):
-    """One rule of a policy.
-
-    `to` (export) or `from` (import) names jurisdictions, `["*"]` all. `disclose` names units, `@class`es or `*`; a deny
-    rule without it denies the whole report. `level` makes units coarse: an allow rule then releases only the coarse
-    value, a deny rule only denies the exact one.
-    """
-
-    id: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-    effect: Literal["allow", "deny"]
-    because: Annotated[str, Meta(min_length=1, max_length=500)]
-    to: list[Jurisdiction | Literal["*"]] | UnsetType = UNSET
-    from_: list[Jurisdiction | Literal["*"]] | UnsetType = UNSET
-    when: When = When()
-    disclose: list[str] | UnsetType = UNSET
-    level: dict[str, Literal["exact", "coarse"]] = {}
-
-    def __post_init__(self) -> None:
-        for selector in [*(self.disclose or ()), *self.level]:
-            if not select(selector):
-                raise ValueError(f"unknown-unit: {selector} is no unit, unit group or @class")
-        if self.effect == "allow" and self.disclose is UNSET:
-            raise ValueError("missing-field: an allow rule says what it discloses; [] is the header alone")
-
-
-class Policy(_Doc, frozen=True, kw_only=True, rename={"import_": "import"}):
-    """A jurisdiction's sharing policy as written: versioned, with the time from which it holds."""
-
-    jurisdiction: Jurisdiction
-    version: Annotated[int, Meta(ge=1)]
-    effective_from: Annotated[datetime, Meta(tz=True)]
-    effective_until: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
-    description: Annotated[str, Meta(max_length=2_000)] = ""
-    export: list[Rule] = []
-    import_: list[Rule] = []
-
-    def __post_init__(self) -> None:
-        ids = [rule.id for rule in (*self.export, *self.import_)]
-        if len(ids) != len(set(ids)):
-            raise ValueError("invalid-value: two rules have the same id")
-        if any(rule.to is UNSET or rule.from_ is not UNSET for rule in self.export):
-            raise ValueError("missing-field: an export rule says `to` whom, and has no `from`")
-        if any(rule.from_ is UNSET or rule.to is not UNSET for rule in self.import_):
-            raise ValueError("missing-field: an import rule says `from` whom, and has no `to`")
-
-
-def load_policy(text: str, name: str) -> Policy:
-    """Read a policy from TOML. ConfigError with the path of the fault and the file's name."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(f"{name}: not valid TOML: {exc}") from exc
-    try:
-        return convert(document, Policy)
-    except ProtocolError as exc:
-        raise ConfigError(f"{name}: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
-
-
-def select(selector: str) -> int:
-    """The units that a selector names, as a mask; 0 for one that names nothing."""
-    if selector == "*":
-        return ALL_UNITS
-    mask = 0
-    for name, bit in UNIT_BIT.items():
-        by_class = selector.startswith("@") and name != HEADER_UNIT and unit_of(name).data == selector[1:]
-        if by_class or name == selector or name.startswith(selector + "."):
-            mask |= 1 << bit
-    return mask
-
-
-def names_of(mask: int) -> list[str]:
-    """Unit names in a mask, in the order of the table."""
-    return [name for bit, name in enumerate(UNIT_NAMES) if mask >> bit & 1]
 
 
 # --- compiled form ----------------------------------------------------------------------------------------------
@@ -162,7 +82,10 @@ def _masks(rule: Rule) -> tuple[int, int]:
     for selector in rule.disclose or ():
         chosen |= select(selector)
     only_coarse = 0
-    for selector, level in sorted(rule.level.items(), key=lambda item: -select(item[0]).bit_count()):
+    # The narrower selector wins, and a name over the @class that holds nothing else: never the order of writing.
+    for selector, level in sorted(
+        rule.level.items(), key=lambda item: (-select(item[0]).bit_count(), not item[0].startswith("@"))
+    ):
         mask = select(selector)
         only_coarse = only_coarse | mask if level == "coarse" else only_coarse & ~mask
     only_coarse &= chosen
@@ -277,9 +200,9 @@ def facts_of(header: Header) -> Facts:
         origin=header.origin.jurisdiction,
         tlp=marking.tlp,
         pap=marking.pap or None,
-        recipients=tuple(marking.recipients) if marking.recipients else None,
+        recipients=tuple(marking.recipients) if marking.recipients is not UNSET else None,
         sharing_group=str(marking.sharing_group.id) if marking.sharing_group else None,
-        residency=tuple(handling.residency) if handling and handling.residency else None,
+        residency=tuple(handling.residency) if handling and handling.residency is not UNSET else None,
         expires_at=(handling.expires_at or None) if handling else None,
         rsit=tuple((item.class_, item.type or None) for item in header.rsit),
         sectors=tuple(item.code for item in header.sectors or ()),
@@ -509,14 +432,14 @@ class Withheld(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """True: the coarse value was released in its place."""
 
 
-def _decider(outcome: Outcome, bit: int) -> Withheld:
-    """The first gate that withholds a unit's exact value, and its rule."""
+def _decider(outcome: Outcome, bit: int, *, coarse: bool = False) -> Withheld:
+    """The first gate that withholds a unit's exact (or else its coarse) value, and its rule."""
     mask = 1 << bit
     for gate in outcome.gates:
-        if gate.exact & mask:
+        if (gate.coarse if coarse else gate.exact) & mask:
             continue
-        for rule, exact, _ in gate.denied_by:
-            if exact & mask:
+        for rule, *taken in gate.denied_by:
+            if taken[coarse] & mask:
                 return Withheld(
                     unit=UNIT_NAMES[bit],
                     gate=gate.gate,
@@ -538,10 +461,13 @@ def explain(outcome: Outcome, present_exact: int, present_coarse: int) -> list[W
         return [_decider(outcome, UNIT_BIT[HEADER_UNIT])]
     withheld = []
     missing = present_exact & ~outcome.exact
+    only_coarse = present_coarse & ~present_exact & ~outcome.coarse  # its origin let no exact value out
     for bit in range(len(UNIT_NAMES)):
         if missing >> bit & 1:
             found = _decider(outcome, bit)
             if present_coarse & outcome.coarse & 1 << bit:
                 found = msgspec.structs.replace(found, coarse=True)
             withheld.append(found)
+        elif only_coarse >> bit & 1:
+            withheld.append(_decider(outcome, bit, coarse=True))
     return withheld

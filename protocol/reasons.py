@@ -76,6 +76,9 @@ class Reason(Enum):
     OWN_REPORT = "own-report"
     NO_COARSE_VALUE = "no-coarse-value"
     UNKNOWN_UNIT = "unknown-unit"
+    WITHDRAWN = "withdrawn"
+    NEVER_RECEIVED = "never-received"
     # running
     BACKLOG_FULL = "backlog-full"
     NOT_READY = "not-ready"
+    INTERNAL = "internal"

@@ -26,7 +26,7 @@ from protocol.report import Instant, Jurisdiction, Line
 from protocol.statements import BROKER
 
 Role = Literal["submitter", "recipient", "coordinator"]
-MemberId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")]
+MemberId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{1,30}$(?!\n)")]
 TYP: Final = "kentongan-region+jwt"
 
 
@@ -40,10 +40,10 @@ class Member(_Doc, frozen=True, kw_only=True):
     id: MemberId
     jurisdiction: Jurisdiction
     name: Line
-    roles: list[Role] = ["submitter", "recipient"]
+    roles: list[Role] = msgspec.field(default_factory=lambda: ["submitter", "recipient"])
     status: Literal["active", "suspended"] = "active"
     keys: Annotated[list[KeyRecord], Meta(max_length=limits.KEYS_PER_MEMBER)] = []
-    transport: Annotated[str, Meta(pattern=r"^U[A-Z2-7]{55}$")] | None = None
+    transport: Annotated[str, Meta(pattern=r"^U[A-Z2-7]{55}$(?!\n)")] | None = None
     """Public part of the NATS user key that the member made itself."""
 
 
@@ -78,6 +78,9 @@ class Registry:
         ids = [member.id for member in region.members]
         for wrong in {item for item in ids if ids.count(item) > 1} | ({BROKER} & set(ids)):
             raise ConfigError(f"member id {wrong} is listed twice or is reserved")
+        group_ids = [group.id for group in region.groups]
+        for twice in {item for item in group_ids if group_ids.count(item) > 1}:
+            raise ConfigError(f"sharing group {twice} is listed twice")
         known = {member.jurisdiction for member in region.members}
         for group in region.groups:
             if strangers := set(group.jurisdictions) - known:
@@ -144,8 +147,11 @@ def open_region(jws: str, pinned: KeyRing, at: datetime) -> tuple[Registry, date
         ProtocolError: not signed by a pinned key, or inconsistent.
     """
     parts = split_jws(jws, TYP)
-    verify_parts(parts, pinned.find).check_window(at)
+    key = verify_parts(parts, pinned.find)
+    key.check_window(at)
     document = decode(_decoder, parts.payload)
+    if not document.iss == key.owner == BROKER:
+        raise ProtocolError(Reason.WRONG_MEMBER, "$.iss", "only the broker says who is in the region")
     try:
         return Registry(document.region), document.issued_at
     except ConfigError as exc:

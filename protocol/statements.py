@@ -34,6 +34,9 @@ BROKER: Final = "broker"
 
 class _Statement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     typ: ClassVar[str] = ""
+    clock: ClassVar[str] = "at"
+    """The field that says when it was signed."""
+    from_broker: ClassVar[bool] = True
 
 
 class Refusal(_Statement, frozen=True, kw_only=True):
@@ -70,6 +73,7 @@ class Receipt(_Statement, frozen=True, kw_only=True):
     """The broker's answer to one submission: the same bytes however often it is sent."""
 
     typ: ClassVar[str] = "kentongan-receipt+jwt"
+    clock: ClassVar[str] = "received_at"
     iss: str
     aud: Jurisdiction
     received_at: Instant
@@ -93,6 +97,7 @@ class Delivery(_Statement, frozen=True, kw_only=True):
     """The broker's statement that goes before the items of a delivery message."""
 
     typ: ClassVar[str] = "kentongan-delivery+jwt"
+    clock: ClassVar[str] = "sent_at"
     iss: str
     aud: Jurisdiction
     id: int
@@ -109,12 +114,13 @@ class Confirmation(_Statement, frozen=True, kw_only=True):
     """A recipient's word to one origin about some of its reports."""
 
     typ: ClassVar[str] = "kentongan-confirmation+jwt"
+    from_broker: ClassVar[bool] = False
     iss: Jurisdiction
     aud: Jurisdiction
     at: Instant
     state: State
     reports: Annotated[list[Digest], Meta(min_length=1, max_length=limits.REPORTS_PER_CONFIRMATION)]
-    delivery: int | UnsetType = UNSET
+    delivery: Annotated[int, Meta(ge=0, lt=2**62)] | UnsetType = UNSET
     refusal: Refusal | UnsetType = UNSET
 
 
@@ -179,7 +185,7 @@ def open_statement(jws: str, kind: type[S], find_key: KeyLookup, at: datetime) -
         at: the time at which the key must be valid.
 
     Raises:
-        ProtocolError: not of that kind, not signed by its issuer, or not valid at that time.
+        ProtocolError: not of that kind, not signed by its issuer, not the issuer's to say, or not valid at that time.
     """
     if not jws.isascii():
         raise ProtocolError(Reason.MALFORMED_ENVELOPE, "$", "a JWS is ASCII")
@@ -189,8 +195,12 @@ def open_statement(jws: str, kind: type[S], find_key: KeyLookup, at: datetime) -
     statement = decode(_decoders[kind], parts.payload)
     if not isinstance(statement, kind):
         raise AssertionError("decoder table out of step")  # noqa: TRY004 - a bug, not a bad value
-    if getattr(statement, "iss", key.owner) != key.owner:
+    if getattr(statement, "iss", None) != key.owner:
         raise ProtocolError(Reason.WRONG_MEMBER, "$.iss", "the key does not belong to the issuer")
+    if kind.from_broker != (key.owner == BROKER):
+        raise ProtocolError(Reason.WRONG_MEMBER, "$.iss", "this kind of statement is not this signer's to make")
+    if getattr(statement, kind.clock) > at + limits.CLOCK_SKEW:
+        raise ProtocolError(Reason.TIME_IN_FUTURE, f"$.{kind.clock}", "signed in the future: check the clock")
     return statement
 
 
@@ -224,8 +234,6 @@ def open_delivery(data: bytes, own: str, find_key: KeyLookup, at: datetime) -> t
     except UnicodeDecodeError as exc:
         raise ProtocolError(Reason.MALFORMED_ENVELOPE, "$", "a delivery begins with its statement") from exc
     statement = open_statement(jws, Delivery, find_key, at)
-    if statement.iss != BROKER:
-        raise ProtocolError(Reason.WRONG_MEMBER, "$.iss", "only the broker delivers")
     if statement.aud != own:
         raise ProtocolError(Reason.WRONG_AUDIENCE, "$.aud", "this delivery is for another member")
     if items_digest(items) != statement.items:

@@ -54,6 +54,7 @@ RPC_FROM_ANY_MEMBER: Final = "kg.rpc.*.>"
 INBOXES: Final = "_INBOX"
 """Prefix of the short-lived reply subjects inside one account."""
 CLAIMS_UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
+SERVER_HEALTH: Final = "$SYS.REQ.SERVER.PING.HEALTHZ"
 
 _MEMBER: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 _METHOD: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,30}(\.[a-z0-9][a-z0-9-]{0,30}){0,3}")
@@ -131,6 +132,11 @@ def next_message(stream: str, consumer: str) -> str:
 def consumer_info(stream: str, consumer: str) -> str:
     """Name the subject that asks for the state of a consumer."""
     return f"$JS.API.CONSUMER.INFO.{stream}.{consumer}"
+
+
+def stream_api(method: str) -> str:
+    """Name the subject of a call that administers streams, such as `STREAM.INFO.<stream>`; the broker's alone."""
+    return f"$JS.API.{method}"
 
 
 def acks(stream: str, consumer: str) -> str:

@@ -1,0 +1,376 @@
+"""The broker's composition root: opens what it needs, runs its loops, closes in reverse.
+
+Guarantees: a message is acknowledged only after its decisions are committed; no loop can die unnoticed (all of them
+live in one task group, and the first that fails ends the process); a message that trips a bug is put in quarantine
+before the process ends, so that a restart does not meet it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from broker import members, store, topology
+from broker.accounts import Accounts
+from broker.api import Api
+from broker.config import Config
+from broker.deliver import Redelivery
+from broker.feed import Feed
+from broker.ingest import Incoming, Ingest, Outgoing, Work
+from broker.metrics import Metrics
+from broker.natsd import EmbeddedNats
+from broker.notices import missed
+from protocol import subjects
+from protocol.bus import Message, NatsBus
+from protocol.errors import ConfigError, ProtocolError, Transient
+from protocol.keys import KeyRecord, SigningKey
+from protocol.reasons import Reason
+from protocol.registry import sign_region
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+PULL: Final = 128
+BATCH_BYTES: Final = 1_500_000
+"""Messages are decided in transactions of about this size: some 300 reports, and a bounded wait for everybody else."""
+SENDERS: Final = 16
+QUEUE: Final = 64
+TICK: Final = 1.0
+RECONCILE_EVERY: Final = 5.0
+TRIM_EVERY: Final = 60.0
+REGION_METHOD: Final = "region"
+MISSED_METHOD: Final = "missed"
+
+
+def _utc() -> datetime:
+    return datetime.now(UTC)
+
+
+class Broker:
+    """A running broker. Make it with `run`."""
+
+    def __init__(
+        self, config: Config, signer: SigningKey, records: list[KeyRecord], clock: Callable[[], datetime] = _utc
+    ) -> None:
+        self.config = config
+        self._signer = signer
+        self._records = records
+        self._clock = clock
+        self._state = members.load_state(config.region, records)
+        self._stamp = members.stamp(config.region)
+        self._store = store.Store(store.open_engine(config.ledger_url))
+        self._writer = ThreadPoolExecutor(1, "ledger")
+        self._readers = ThreadPoolExecutor(2, "reader")
+        self._ingest = Ingest(self._store, signer, lambda: self._state)
+        first_ms = int(config.delivery.first_retry_seconds * 1000)
+        self._redelivery = Redelivery(self._store, signer, lambda: self._state, first_ms)
+        self._outgoing: asyncio.Queue[Outgoing] = asyncio.Queue(QUEUE)
+        self._sent: list[int] = []
+        self._asleep: set[str] = set()
+        self.changed = asyncio.Event()
+        """Set, and replaced, at the next commit: take it before reading, wait for it after."""
+        self.metrics = Metrics()
+        self.feed = Feed(self._store, lambda: self._state, clock)
+        self.bus: NatsBus | None = None
+        self.nats: EmbeddedNats | None = None
+        self.api = Api(self)
+
+    # --- what the API asks --------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> members.RegionState:
+        """The region as it is now."""
+        return self._state
+
+    async def read(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a reading function off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, partial(function, *args))
+
+    async def _write(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a writing function on the ledger's one thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, partial(function, *args))
+
+    def numbers(self) -> dict[str, Any]:
+        """Counts for the status page: no content, no digests."""
+        with self._store.reading() as connection:
+            return {
+                "reports": store.count(connection, store.reports),
+                "exceptions": store.count(connection, store.exceptions),
+                "links": store.count(connection, store.links),
+                "quarantine": store.count(connection, store.quarantine),
+                "backlog": {
+                    member: {"deliveries": number, "oldest": oldest}
+                    for member, (number, oldest) in store.backlog(connection).items()
+                },
+            }
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Run until cancelled. Raises what ended a loop; nothing else ends one."""
+        async with AsyncExitStack() as stack:
+            stack.callback(self._store.close)
+            stack.callback(self._writer.shutdown)
+            stack.callback(self._readers.shutdown)
+            await self._start_nats(stack)
+            self.bus = await self._connect()
+            stack.push_async_callback(self.bus.close)
+            await self._reconcile()
+            await self.bus.serve(subjects.RPC_FROM_ANY_MEMBER, self._answer)
+            await self.api.start(stack)
+            log.info("broker.started", url=self.api.url, nats=self.nats.url if self.nats else self.config.nats.url)
+            ready()
+            async with asyncio.TaskGroup() as loops:
+                if self.nats is not None:
+                    loops.create_task(self.nats.supervise(), name="nats")
+                loops.create_task(self._ingest_loop(), name="ingest")
+                for number in range(SENDERS):
+                    loops.create_task(self._send_loop(), name=f"send-{number}")
+                loops.create_task(self._redelivery_loop(), name="redelivery")
+                loops.create_task(self._topology_loop(), name="topology")
+                loops.create_task(self._members_loop(), name="members")
+
+    async def _start_nats(self, stack: AsyncExitStack) -> None:
+        settings = self.config.nats
+        if settings.mode == "external":
+            return
+        accounts = Accounts.load(self.config.keys / "nats")
+        ids, suspended = self._ids()
+        self.nats = EmbeddedNats(
+            self.config.data / "nats",
+            settings.port,
+            accounts,
+            ids,
+            suspended=suspended,
+            host=settings.host,
+            on_event=lambda event: log.warning("nats.event", what=event),
+        )
+        await self.nats.start()
+        stack.push_async_callback(self.nats.stop)
+
+    def _ids(self) -> tuple[list[str], list[str]]:
+        """Members with a node, and those of them that are suspended."""
+        nodes = [member for member in self._state.registry.region.members if member.keys]
+        return [member.id for member in nodes], [member.id for member in nodes if member.status != "active"]
+
+    async def _connect(self) -> NatsBus:
+        settings = self.config.nats
+        creds = settings.creds
+        if self.nats is not None:
+            creds = self.config.data / "nats" / "broker.creds"
+            text = Accounts.load(self.config.keys / "nats").broker_creds(int(time.time()))
+            _replace_secret(creds, text.encode("ascii"))
+        url = self.nats.url if self.nats else str(settings.url)
+        return await NatsBus.connect(
+            url,
+            creds=creds,
+            name="kentongan-broker",
+            stream=subjects.INTAKE_STREAM,
+            consumer=subjects.BROKER_CONSUMER,
+            ca_file=settings.ca_file,
+            connect_timeout=15.0,
+            on_state=lambda what: log.info("bus.state", what=what),
+        )
+
+    # --- loops --------------------------------------------------------------------------------------------------
+
+    def _bus(self) -> NatsBus:
+        if self.bus is None:
+            raise AssertionError("the bus is used before it is connected")
+        return self.bus
+
+    async def _ingest_loop(self) -> None:
+        bus = self._bus()
+        while True:
+            try:
+                messages = await bus.pull(PULL, 2.0)
+                for batch in _batches(messages):
+                    await self._take(bus, batch)
+            except Transient as exc:
+                log.warning("broker.waiting", why=str(exc))
+                await asyncio.sleep(0.5)
+
+    async def _take(self, bus: NatsBus, batch: list[Message]) -> None:
+        """Decide one batch, acknowledge it once it is committed, and hand what follows to the senders."""
+        incoming = [
+            Incoming(subjects.member_of_intake(message.subject), message.kind, message.data) for message in batch
+        ]
+        started = time.perf_counter()
+        work = await self._write(self._process, incoming)
+        await bus.ack(batch)
+        seconds = time.perf_counter() - started
+        self.metrics.count(work, seconds)
+        for entry in work.log:
+            log.info("broker.decided", ms=round(seconds * 1000, 1), **entry)
+        self._tell_change()
+        for outgoing in work.outgoing:
+            await self._outgoing.put(outgoing)
+
+    def _process(self, incoming: list[Incoming]) -> Work:
+        try:
+            return self._ingest.process(incoming, self._clock())
+        except Transient:
+            raise
+        except Exception as exc:
+            self._isolate(incoming, exc)
+            raise
+
+    def _isolate(self, incoming: list[Incoming], bug: Exception) -> None:
+        """Find the messages that trip a bug, each alone, and put them in quarantine; the process then ends."""
+        log.error("broker.bug", error=type(bug).__name__, messages=len(incoming))
+        for item in incoming:
+            try:
+                self._ingest.process([item], self._clock())
+            except Transient:
+                return
+            except Exception as exc:  # noqa: BLE001 - whatever it is: this message must not be met again after a restart
+                error = ProtocolError(Reason.INTERNAL, "$", type(exc).__name__)
+                self._ingest.set_aside(item, error, self._clock())
+
+    async def _send_loop(self) -> None:
+        while True:
+            outgoing = await self._outgoing.get()
+            try:
+                await self._bus().publish(subjects.inbox(outgoing.member), outgoing.kind, outgoing.data)
+            except Transient:
+                # Nothing is lost: the origin asks again, and an unconfirmed delivery falls due again.
+                self.metrics.send_failures.inc()
+                continue
+            except ProtocolError as exc:
+                log.error("broker.unsendable", member=outgoing.member, kind=outgoing.kind, reason=exc.reason.value)
+                continue
+            self.metrics.sends.labels(outgoing.kind.value).inc()
+            if outgoing.delivery is not None:
+                self._sent.append(outgoing.delivery)
+
+    async def _redelivery_loop(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            try:
+                sent, self._sent = self._sent, []
+                if sent:
+                    await self._write(self._redelivery.sent, sent, self._clock())
+                due = await self._write(self._redelivery.due, self._clock(), frozenset(self._asleep))
+                backlog = await self.read(self._read_backlog)
+            except Transient as exc:
+                log.warning("broker.waiting", why=str(exc))
+                continue
+            for stopped in due.stopped:
+                self.metrics.count_stopped(stopped.reason)
+                log.info("broker.stopped", member=stopped.member, report=stopped.digest, reason=stopped.reason)
+            self.metrics.show_backlog(backlog, int(self._clock().timestamp() * 1000))
+            for outgoing in due.outgoing:
+                log.info("broker.redelivering", member=outgoing.member, delivery=outgoing.delivery)
+                await self._outgoing.put(outgoing)
+
+    def _read_backlog(self) -> dict[str, tuple[int, int]]:
+        with self._store.reading() as connection:
+            self.metrics.quarantined.set(store.count(connection, store.quarantine))
+            return store.backlog(connection)
+
+    async def _topology_loop(self) -> None:
+        trim_at = time.monotonic() + TRIM_EVERY
+        while True:
+            await asyncio.sleep(RECONCILE_EVERY if self._bus().connected else 0.2)
+            try:
+                await self._reconcile()
+                if time.monotonic() > trim_at:
+                    trim_at = time.monotonic() + TRIM_EVERY
+                    await topology.trim(self._bus().nc, self._ids()[0])
+            except Transient as exc:
+                log.warning("broker.waiting", why=str(exc))
+
+    async def _reconcile(self) -> None:
+        """Bring about the streams; what was lost with one is sent again from the ledger."""
+        bus = self._bus()
+        self.metrics.link_up.set(bus.connected)
+        ids, suspended = self._ids()
+        active = [member for member in ids if member not in suspended]
+        created = await topology.reconcile(bus.nc, active)
+        lost = [member for member in active if any(subjects.inbox_stream(member) in name for name in created)]
+        if created:
+            log.info("broker.streams_created", streams=len(created))
+        if lost:
+            await self._write(self._redelivery.hurry, lost, self._clock())
+        waiting = await topology.waiting(bus.nc, active)
+        back = [member for member in self._asleep if not waiting.get(member)]
+        self._asleep = {member for member, number in waiting.items() if number}
+        if back:
+            await self._write(self._redelivery.hurry, back, self._clock())
+
+    async def _members_loop(self) -> None:
+        """Follow the region's files. A change takes effect as a whole; a broken one is reported and not used."""
+        while True:
+            await asyncio.sleep(TICK)
+            found = members.stamp(self.config.region)
+            if found == self._stamp:
+                continue
+            self._stamp = found
+            try:
+                state = await self.read(members.load_state, self.config.region, self._records)
+            except ConfigError as exc:
+                log.error("broker.region_refused", why=str(exc))
+                continue
+            before = set(self._ids()[0]) - set(self._ids()[1])
+            self._state = state
+            ids, suspended = self._ids()
+            gone = before - (set(ids) - set(suspended))
+            log.info("broker.region_changed", serial=state.registry.region.serial, stopped=sorted(gone))
+            try:
+                if self.nats is not None:
+                    await self.nats.set_members(ids, suspended)
+                for member in gone:
+                    await topology.purge_inbox(self._bus().nc, member)
+                await self._reconcile()
+                back = (set(ids) - set(suspended)) - before
+                await self._write(self._redelivery.hurry, sorted(back), self._clock())
+            except Transient as exc:
+                self._stamp = ()
+                log.warning("broker.waiting", why=str(exc))
+
+    # --- services -----------------------------------------------------------------------------------------------
+
+    async def _answer(self, subject: str, data: bytes) -> bytes:
+        """Request and reply with members: the signed registry, and what a member's inbox may have lost."""
+        member, method = subjects.parse_rpc(subject)
+        if method == REGION_METHOD:
+            return sign_region(self._state.registry.region, self._signer, self._clock()).encode("ascii")
+        if method == MISSED_METHOD:
+            return await self.read(missed, self._store, member, data)
+        raise ProtocolError(Reason.UNKNOWN_PATH, "$", "no such method")
+
+    def _tell_change(self) -> None:
+        self.changed, waiting = asyncio.Event(), self.changed
+        waiting.set()
+
+
+def _batches(messages: list[Message]) -> list[list[Message]]:
+    """Cut what was pulled into transactions of a bounded size."""
+    batches: list[list[Message]] = []
+    size = BATCH_BYTES
+    for message in messages:
+        if size + len(message.data) > BATCH_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(message)
+        size += len(message.data)
+    return batches
+
+
+def _replace_secret(path: Path, data: bytes) -> None:
+    """The broker's own bus credentials are derived from its keys and written anew at every start."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)

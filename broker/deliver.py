@@ -1,0 +1,185 @@
+"""Step 7 of a report's life, as long as it takes: deliveries are sent again until their recipient confirms.
+
+Guarantees: what is sent again is built again from the ledger and asked of today's policy again, so that a tightened
+policy, an expiry or a suspended member also stops what is queued; nothing is ever sent that was not granted when it was
+decided. A delivery that nothing is left of is cancelled, with the reason in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection
+
+from broker import store
+from broker.decide import narrow
+from broker.ingest import Outgoing, delivery_message
+from broker.ledger import milliseconds
+from broker.members import RegionState
+from broker.route import Entry, Granted, Planned, Routed, pack_entries, plan, unpack_entries
+from protocol.envelope import SignedReport, open_envelope
+from protocol.errors import ProtocolError
+from protocol.keys import Signer
+from protocol.policy import HEADER, Outcome, facts_of
+from protocol.reasons import Reason
+from protocol.registry import Member
+
+RETRY_MOST_MS: Final = 15 * 60_000
+ASLEEP_MS: Final = 60_000
+"""How long to leave a recipient alone that has not even fetched what waits in its inbox."""
+
+
+def backoff_ms(first_ms: int, attempts: int) -> int:
+    """Milliseconds until the next attempt: doubles, up to a quarter of an hour."""
+    return min(first_ms << min(attempts, 20), RETRY_MOST_MS)
+
+
+@dataclass(slots=True)
+class Stopped:
+    """A report that is no longer delivered to a member, and why."""
+
+    member: str
+    digest: str
+    reason: str
+
+
+@dataclass(slots=True)
+class Due:
+    """What to send again now, and what was stopped."""
+
+    outgoing: list[Outgoing] = field(default_factory=list)
+    stopped: list[Stopped] = field(default_factory=list)
+
+
+def _why(outcome: Outcome) -> str:
+    for gate in outcome.gates:
+        if not gate.exact & HEADER:
+            rules = [rule for rule, exact, _ in gate.denied_by if exact & HEADER]
+            return f"{gate.gate}:{rules[0]}" if rules else f"{gate.gate}:{gate.reason.value}"
+    return Reason.DEFAULT_DENY.value
+
+
+class Redelivery:
+    """Builds due deliveries again. One thread at a time, the ledger's.
+
+    Args:
+        first_retry_ms: after how long a delivery that was sent and not confirmed is sent again.
+    """
+
+    def __init__(
+        self, ledger_store: store.Store, signer: Signer, state: Callable[[], RegionState], first_retry_ms: int
+    ) -> None:
+        self._store = ledger_store
+        self._signer = signer
+        self._state = state
+        self._first = first_retry_ms
+
+    def due(self, now: datetime, asleep: Collection[str], most: int = 64) -> Due:
+        """Deliveries whose time has come.
+
+        Args:
+            asleep: members whose inbox still holds messages that they have not fetched: more copies help nobody.
+
+        Raises:
+            Transient: the ledger cannot be used now.
+        """
+        at = milliseconds(now)
+        found = Due()
+        state = self._state()
+        with self._store.writing() as connection:
+            for row in store.due_deliveries(connection, at, most):
+                member = state.registry.members.get(row.member)
+                if member is None:
+                    self._cancel(connection, row, at, Reason.UNKNOWN_MEMBER.value, found)
+                elif member.status != "active" or (row.member in asleep and row.attempts):
+                    store.set_delivery(connection, row.id, next_attempt_at=at + ASLEEP_MS)
+                else:
+                    self._again(connection, row, member, state, now, found)
+        return found
+
+    def sent(self, numbers: Sequence[int], now: datetime) -> None:
+        """Record that these deliveries are in their recipients' inboxes."""
+        at = milliseconds(now)
+        with self._store.writing() as connection:
+            for row in store.deliveries_by_id(connection, numbers).values():
+                if row.state in ("pending", "sent"):
+                    attempts = row.attempts + 1
+                    store.set_delivery(
+                        connection,
+                        row.id,
+                        state="sent",
+                        sent_at=row.sent_at or at,
+                        attempts=attempts,
+                        next_attempt_at=at + backoff_ms(self._first, attempts - 1),
+                    )
+
+    def hurry(self, members: Iterable[str], now: datetime) -> None:
+        """Send everything open to these members again at once: what their inboxes held is lost, or they are back."""
+        with self._store.writing() as connection:
+            store.hurry(connection, members, milliseconds(now))
+
+    def _again(
+        self, connection: Connection, row: Any, member: Member, state: RegionState, now: datetime, found: Due
+    ) -> None:
+        at = milliseconds(now)
+        granted = {entry[0]: entry for entry in unpack_entries(row.open)}
+        routed, kept = self._rebuild(connection, granted, member, state, now, found)
+        if len(kept) < len(granted):
+            store.set_delivery(connection, row.id, open=pack_entries(kept))
+        if not kept:
+            self._cancel(connection, row, at, Reason.DEFAULT_DENY.value, found)
+            return
+        planned = plan(routed, [member.id])
+        # What once fitted one message still does: restricting only ever makes it smaller.
+        items = planned[0]
+        found.outgoing.append(
+            delivery_message(row.id, Planned(items.member, items.items, items.entries), self._signer, now)
+        )
+        store.set_delivery(connection, row.id, next_attempt_at=at + backoff_ms(self._first, row.attempts))
+
+    def _rebuild(
+        self,
+        connection: Connection,
+        granted: dict[int, Entry],
+        member: Member,
+        state: RegionState,
+        now: datetime,
+        found: Due,
+    ) -> tuple[list[Routed], list[Entry]]:
+        """Open the submissions again, and keep of the grants what today's policy still grants."""
+        by_submission: dict[int, list[Any]] = {}
+        for message in store.messages_of(connection, granted):
+            by_submission.setdefault(message.submission, []).append(message)
+        routed: list[Routed] = []
+        kept: list[Entry] = []
+        for rows in by_submission.values():
+            received_at = datetime.fromtimestamp(rows[0].received_at / 1000, now.tzinfo)
+            try:
+                envelope = open_envelope(rows[0].message, state.registry.keys.find, received_at)
+            except ProtocolError as exc:
+                found.stopped += [Stopped(member.id, row.digest, exc.reason.value) for row in rows]
+                continue
+            reports = {report.digest: report for report in envelope.reports if isinstance(report, SignedReport)}
+            chosen: list[Granted] = []
+            for row in rows:
+                report = reports[row.digest]
+                masks = granted[row.seq][1:]
+                if report.header.phase != "withdrawn":
+                    outcome = state.ask(facts_of(report.header), member, now)
+                    masks = narrow(masks, outcome)
+                    if not masks[0] & HEADER:
+                        found.stopped.append(Stopped(member.id, row.digest, _why(outcome)))
+                        continue
+                chosen.append(Granted(row.seq, report, {member.id: masks}))
+                kept.append((row.seq, *masks))
+            if chosen:
+                routed.append(Routed(envelope.jws, received_at, chosen))
+        return routed, kept
+
+    def _cancel(self, connection: Connection, row: Any, at: int, reason: str, found: Due) -> None:
+        store.set_delivery(connection, row.id, state="cancelled", closed_at=at)
+        if reason == Reason.UNKNOWN_MEMBER.value:
+            found.stopped.append(Stopped(row.member, "", reason))

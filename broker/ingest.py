@@ -1,0 +1,423 @@
+"""Steps 4 to 7 of a report's life for one batch of bus messages: verify, decide, commit, and say what to send.
+
+Guarantees: everything that is sent was committed first; the caller acknowledges the messages after `process` returns,
+so a crash anywhere only means that they come again, and a repetition is answered with the stored receipt. One message
+that cannot be understood goes to quarantine and never holds up the others. No I/O but the ledger; time is an argument.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection
+
+from broker import ledger, store
+from broker.confirm import Answers, record_confirmations
+from broker.decide import Accepted, Decision, NotAccepted, decide
+from broker.dedup import FoundLink
+from broker.members import RegionState
+from broker.route import Granted, Planned, Routed, plan
+from broker.verify import Refused, Verified, name_of, verify_submission
+from protocol import limits
+from protocol.errors import ProtocolError
+from protocol.keys import Signer, b64
+from protocol.parse import decode
+from protocol.policy import Facts, Outcome, explain
+from protocol.reasons import Reason
+from protocol.registry import Member
+from protocol.statements import (
+    BROKER,
+    Delivery,
+    Links,
+    Receipt,
+    ReportReceipt,
+    encode_delivery,
+    items_digest,
+    sign_statement,
+)
+from protocol.statements import Decision as ReceiptDecision
+from protocol.subjects import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A message as it came: from which member's subject, of which kind."""
+
+    member: str
+    kind: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message to a member's inbox; `delivery` numbers the delivery that it carries."""
+
+    member: str
+    kind: Kind
+    data: bytes
+    delivery: int | None = None
+    reports: int = 0
+
+
+@dataclass(slots=True)
+class Work:
+    """What a batch came to."""
+
+    outgoing: list[Outgoing] = field(default_factory=list)
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Reports by (outcome, reason)."""
+    replays: int = 0
+    links: int = 0
+    answers: Answers = field(default_factory=Answers)
+    log: list[dict[str, Any]] = field(default_factory=list)
+    """One entry a decided submission: ids, outcomes, sizes."""
+
+
+_confirmation_decoder: Final = msgspec.json.Decoder(list[str])
+_encode: Final = msgspec.json.Encoder().encode
+_QUARANTINE_BYTES: Final = 16 << 10
+_RECEIPTS_BYTES: Final = 900_000
+
+
+def build_receipt(verified: Verified, decisions: Sequence[Decision], now: datetime) -> Receipt:
+    """The answer to a submission: equal decisions are written once and referred to by number."""
+    table: list[ReceiptDecision] = []
+    numbers: dict[tuple[int, int, int], int] = {}
+    reports: list[ReportReceipt] = []
+    for item in decisions:
+        if isinstance(item, NotAccepted):
+            header = item.header
+            reports.append(
+                ReportReceipt(
+                    digest=item.digest,
+                    outcome="duplicate" if item.outcome == "duplicate" else "rejected",
+                    report_id=str(header.report_id) if header else msgspec.UNSET,
+                    revision=header.revision if header else msgspec.UNSET,
+                    refusal=item.refusal,
+                    duplicate_of=item.duplicate_of or msgspec.UNSET,
+                )
+            )
+            continue
+        exact, coarse = item.report.units()
+        to: dict[str, int] = {}
+        for member, outcome in item.outcomes.items():
+            key = (id(outcome), exact, coarse)
+            if key not in numbers:
+                numbers[key] = len(table)
+                table.append(ReceiptDecision(granted=outcome.granted, withheld=explain(outcome, exact, coarse)))
+            to[member] = numbers[key]
+        header = item.report.header
+        reports.append(
+            ReportReceipt(
+                digest=item.report.digest,
+                outcome="accepted",
+                report_id=str(header.report_id),
+                revision=header.revision,
+                to=to,
+            )
+        )
+    return Receipt(
+        iss=BROKER,
+        aud=verified.member,
+        received_at=now,
+        submission=verified.digest,
+        decisions=table,
+        reports=reports,
+    )
+
+
+def delivery_message(number: int, planned: Planned, signer: Signer, now: datetime) -> Outgoing:
+    """A delivery, with the broker's statement over exactly these bytes."""
+    statement = Delivery(
+        iss=BROKER,
+        aud=planned.member,
+        id=number,
+        sent_at=now,
+        items=items_digest(planned.items),
+        reports=len(planned.entries),
+    )
+    data = encode_delivery(sign_statement(statement, signer), planned.items)
+    return Outgoing(planned.member, Kind.DELIVERY, data, number, len(planned.entries))
+
+
+def pack_statements(member: str, kind: Kind, statements: Iterable[str]) -> list[Outgoing]:
+    """Signed statements for one member as few messages."""
+    messages: list[Outgoing] = []
+    group: list[str] = []
+    size = 0
+    for jws in statements:
+        if group and size + len(jws) > _RECEIPTS_BYTES:
+            messages.append(Outgoing(member, kind, _encode(group)))
+            group, size = [], 0
+        group.append(jws)
+        size += len(jws)
+    if group:
+        messages.append(Outgoing(member, kind, _encode(group)))
+    return messages
+
+
+class Ingest:
+    """Processes batches. One thread at a time.
+
+    Args:
+        ledger_store: the ledger.
+        signer: the broker's signing key.
+        state: gives the region as it is now; asked once a batch.
+    """
+
+    def __init__(self, ledger_store: store.Store, signer: Signer, state: Callable[[], RegionState]) -> None:
+        self._store = ledger_store
+        self._signer = signer
+        self._state = state
+
+    def process(self, messages: Sequence[Incoming], now: datetime) -> Work:
+        """Verify, decide and commit a batch.
+
+        Raises:
+            Transient: nothing was committed; keep the messages and try again.
+        """
+        work = Work()
+        state = self._state()
+        with self._store.writing() as connection:
+            self._submissions(connection, [item for item in messages if item.kind == Kind.SUBMISSION], state, now, work)
+            confirmed = [item for item in messages if item.kind == Kind.CONFIRMATIONS]
+            self._confirmations(connection, confirmed, state, now, work)
+            for item in messages:
+                if item.kind not in (Kind.SUBMISSION, Kind.CONFIRMATIONS):
+                    error = ProtocolError(Reason.UNKNOWN_VALUE, "$.kind", "unknown kind of message")
+                    self._quarantine(connection, item, error, now)
+        return work
+
+    def set_aside(self, item: Incoming, error: ProtocolError, now: datetime) -> None:
+        """Put a message in quarantine that could not be processed at all."""
+        with self._store.writing() as connection:
+            self._quarantine(connection, item, error, now)
+
+    # --- submissions ------------------------------------------------------------------------------------------
+
+    def _submissions(
+        self, connection: Connection, messages: Sequence[Incoming], state: RegionState, now: datetime, work: Work
+    ) -> None:
+        receipts: dict[str, list[str]] = {}
+        fresh = self._without_replays(connection, messages, receipts, work)
+        verified: list[Verified] = []
+        refused: list[tuple[Refused, str, str]] = []
+        for item in fresh:
+            result = verify_submission(item.member, item.data, state.registry, now)
+            if isinstance(result, Verified):
+                verified.append(result)
+            else:
+                refused.append(self._refuse(connection, result, item, now, work))
+        known = ledger.recall(connection, verified)
+
+        def ask(facts: Facts, member: Member) -> Outcome:
+            return state.ask(facts, member, now)
+
+        decided: list[ledger.DecidedSubmission] = []
+        for submission in verified:
+            decisions = decide(submission, state.registry, known, ask, now)
+            receipt = sign_statement(build_receipt(submission, decisions, now), self._signer)
+            decided.append(ledger.DecidedSubmission(submission, decisions, receipt))
+            self._note(submission, decisions, work)
+        committed = ledger.record(connection, decided, refused, now)
+        for answered in decided:
+            receipts.setdefault(answered.verified.member, []).append(answered.receipt)
+        for refusal, _, jws in refused:
+            receipts.setdefault(refusal.member, []).append(jws)
+        for member, signed in receipts.items():
+            if member in state.registry.members:
+                work.outgoing += pack_statements(member, Kind.RECEIPTS, signed)
+        self._deliver(connection, decided, committed, state, now, work)
+
+    def _without_replays(
+        self, connection: Connection, messages: Sequence[Incoming], receipts: dict[str, list[str]], work: Work
+    ) -> list[Incoming]:
+        """Twice is once: what the ledger has answered gets the same answer, and what is here twice is taken once."""
+        keys = [(name_of(item.data), b64(hashlib.sha256(item.data).digest())) for item in messages]
+        stored = store.receipts_of(connection, {key for pair in keys for key in pair})
+        fresh: list[Incoming] = []
+        seen: set[str] = set()
+        for item, pair in zip(messages, keys, strict=True):
+            answer = stored.get(pair[0]) or stored.get(pair[1])
+            if answer is not None:
+                work.replays += 1
+                receipts.setdefault(item.member, []).append(answer.decode("ascii"))
+            elif pair[1] not in seen and pair[0] not in seen:
+                seen.update(pair)
+                fresh.append(item)
+        return fresh
+
+    def _refuse(
+        self, connection: Connection, refused: Refused, item: Incoming, now: datetime, work: Work
+    ) -> tuple[Refused, str, str]:
+        """Kept under the whole message's hash: a mutilated copy must not answer for the real submission."""
+        receipt = Receipt(
+            iss=BROKER,
+            aud=refused.member,
+            received_at=now,
+            submission=refused.digest,
+            refusal=refused.refusal,
+        )
+        work.counts["rejected", refused.refusal.reason] += 1
+        work.log.append(
+            {
+                "member": refused.member,
+                "submission": refused.digest,
+                "outcome": "rejected",
+                "reason": refused.refusal.reason,
+                "path": refused.refusal.path,
+                "bytes": len(item.data),
+            }
+        )
+        error = ProtocolError(Reason(refused.refusal.reason), refused.refusal.path)
+        self._quarantine(connection, item, error, now)
+        key = b64(hashlib.sha256(item.data).digest())
+        return refused, key, sign_statement(receipt, self._signer)
+
+    def _note(self, submission: Verified, decisions: Sequence[Decision], work: Work) -> None:
+        outcomes: Counter[str] = Counter()
+        for decision in decisions:
+            if isinstance(decision, Accepted):
+                work.counts["accepted", ""] += 1
+                outcomes["accepted"] += 1
+            else:
+                work.counts[decision.outcome, decision.refusal.reason] += 1
+                outcomes[decision.refusal.reason] += 1
+        work.log.append(
+            {
+                "member": submission.member,
+                "submission": submission.digest,
+                "outcome": "decided",
+                "reports": dict(outcomes),
+                "bytes": len(submission.message),
+            }
+        )
+
+    def _deliver(
+        self,
+        connection: Connection,
+        decided: Sequence[ledger.DecidedSubmission],
+        committed: ledger.Committed,
+        state: RegionState,
+        now: datetime,
+        work: Work,
+    ) -> None:
+        routed = [
+            Routed(
+                item.verified.envelope.jws,
+                now,
+                [
+                    Granted(committed.seqs[decision.report.digest], decision.report, decision.grants)
+                    for decision in item.decisions
+                    if isinstance(decision, Accepted)
+                ],
+            )
+            for item in decided
+        ]
+        nodes = [member.id for member in state.registry.recipients() if "recipient" in member.roles]
+        planned = plan(routed, nodes)
+        numbers = ledger.record_deliveries(connection, [(item.member, item.entries) for item in planned], now)
+        work.outgoing += [
+            delivery_message(number, item, self._signer, now) for number, item in zip(numbers, planned, strict=True)
+        ]
+        work.links = len(committed.links)
+        self._tell_links(connection, committed.links, state, now, work)
+        coordinator = state.registry.coordinator()
+        if coordinator is not None:
+            accepted = [
+                (decision, committed.seqs[decision.report.digest])
+                for item in decided
+                for decision in item.decisions
+                if isinstance(decision, Accepted)
+            ]
+            shown = ledger.links_for(coordinator.id, committed.links)
+            store.add_numbered(connection, store.feed, ledger.feed_rows(coordinator.id, accepted, shown, now), "id")
+
+    def _tell_links(
+        self, connection: Connection, found: Sequence[FoundLink], state: RegionState, now: datetime, work: Work
+    ) -> None:
+        rows: list[store.Row] = []
+        for member in state.registry.members if found else ():
+            links = ledger.links_for(member, found)
+            if links and state.registry.members[member].status == "active":
+                jws = sign_statement(Links(iss=BROKER, aud=member, at=now, links=links), self._signer)
+                rows.append({"member": member, "kind": "links", "jws": jws.encode("ascii")})
+                work.outgoing.append(Outgoing(member, Kind.LINKS, jws.encode("ascii")))
+        store.add_numbered(connection, store.notices, rows, "id")
+
+    # --- confirmations ----------------------------------------------------------------------------------------
+
+    def _confirmations(
+        self, connection: Connection, messages: Sequence[Incoming], state: RegionState, now: datetime, work: Work
+    ) -> None:
+        received: list[tuple[str, str]] = []
+        for item in messages:
+            try:
+                tokens = decode(_confirmation_decoder, item.data)
+                if len(tokens) > limits.CONFIRMATIONS_PER_MESSAGE:
+                    raise ProtocolError(Reason.TOO_MANY, "$", "too many confirmations in one message")
+            except ProtocolError as exc:
+                self._quarantine(connection, item, exc, now)
+                continue
+            received += [(item.member, jws) for jws in tokens]
+        if not received:
+            return
+        answers = record_confirmations(connection, received, state.registry, now)
+        work.answers = answers
+        for member, noted in answers.noted.items():
+            if member in state.registry.members:
+                work.outgoing += pack_statements(member, Kind.RECEIPTS, [sign_statement(noted, self._signer)])
+        rows = [
+            {"member": origin, "kind": "confirmed", "jws": jws.encode("ascii")}
+            for origin, signed in answers.forwarded.items()
+            for jws in signed
+        ]
+        store.add_numbered(connection, store.notices, rows, "id")
+        for origin, signed in answers.forwarded.items():
+            work.outgoing += pack_statements(origin, Kind.CONFIRMED, signed)
+        self._show_confirmations(connection, answers, state, now)
+
+    def _show_confirmations(self, connection: Connection, answers: Answers, state: RegionState, now: datetime) -> None:
+        """The coordinator follows acknowledgements of the reports that it was granted, and of no others."""
+        coordinator = state.registry.coordinator()
+        if coordinator is None:
+            return
+        rows: list[store.Row] = []
+        for confirmation, reports in answers.shown:
+            seen = [row.digest for row in reports if coordinator.id in ledger.unpack_grants(row.grants)]
+            if seen:
+                data = {"member": confirmation.iss, "state": confirmation.state, "reports": seen}
+                rows.append(
+                    {
+                        "kind": "confirmation",
+                        "at": ledger.milliseconds(now),
+                        "report": None,
+                        "data": msgspec.json.encode(data),
+                    }
+                )
+        store.add_numbered(connection, store.feed, rows, "id")
+
+    def _quarantine(self, connection: Connection, item: Incoming, error: ProtocolError, now: datetime) -> None:
+        store.add_numbered(
+            connection,
+            store.quarantine,
+            [
+                {
+                    "at": ledger.milliseconds(now),
+                    "member": item.member,
+                    "kind": item.kind[:24],
+                    "reason": error.reason.value,
+                    "path": error.path[:500],
+                    "size": len(item.data),
+                    "sha256": b64(hashlib.sha256(item.data).digest()),
+                    "start": item.data[:_QUARANTINE_BYTES],
+                }
+            ],
+            "id",
+        )

@@ -1,0 +1,270 @@
+"""Step 6 of a report's life, the commit point: a whole batch of decisions, receipts and pending deliveries in one
+transaction.
+
+Guarantees: before the transaction nothing was promised to anybody, after it everything that was decided is on disk and
+is sent until it is confirmed. A submission that comes again finds its receipt here, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Connection
+
+from broker import store
+from broker.decide import Accepted, Decision, Known, KnownReport, NotAccepted, as_side
+from broker.dedup import FoundLink, Identifier, Side, find_links, kinds, side_of, visible_to
+from broker.route import Entry, pack_entries
+from broker.verify import Refused, Verified
+from protocol.envelope import SignedReport
+from protocol.statements import Link, LinkedReport
+
+_grants_decoder: Final = msgspec.msgpack.Decoder(dict[str, tuple[int, int]])
+_pack: Final = msgspec.msgpack.Encoder().encode
+
+FIRST_RETRY_MS: Final = 10_000
+
+
+def milliseconds(at: datetime) -> int:
+    """A time as the ledger keeps it."""
+    return int(at.timestamp() * 1000)
+
+
+def unpack_grants(data: bytes) -> dict[str, tuple[int, int]]:
+    """Grants from the ledger: masks per member."""
+    return _grants_decoder.decode(data)
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedSubmission:
+    """A verified submission with its decisions and the signed receipt."""
+
+    verified: Verified
+    decisions: Sequence[Decision]
+    receipt: str
+
+
+@dataclass(slots=True)
+class Committed:
+    """What a commit made: sequence numbers of the accepted reports, in order, and the links found."""
+
+    seqs: dict[str, int] = field(default_factory=dict)
+    links: list[FoundLink] = field(default_factory=list)
+
+
+def recall(connection: Connection, verified: Sequence[Verified]) -> Known:
+    """What the ledger knows that matters for deciding these submissions."""
+    headers = [
+        (item.member, report.digest, report.header)
+        for item in verified
+        for report in item.envelope.reports
+        if isinstance(report, SignedReport)
+    ]
+    rows: dict[int, Any] = {}
+    for column, values in (
+        ("report_id", {header.report_id.bytes for _, _, header in headers}),
+        ("incident_id", {header.incident_id.bytes for _, _, header in headers}),
+        ("fingerprint", {header.fingerprint for _, _, header in headers}),
+        ("digest", {digest for _, digest, _ in headers}),
+    ):
+        rows.update({row.seq: row for row in store.reports_where(connection, column, values)})
+    known = Known()
+    for _, row in sorted(rows.items()):
+        known.learn(
+            KnownReport(
+                row.digest, row.origin, row.report_id, row.revision, row.incident_id, unpack_grants(row.grants)
+            ),
+            row.fingerprint,
+        )
+    return known
+
+
+def _exception_row(now: int, member: str, submission: str, decision: NotAccepted) -> store.Row:
+    header = decision.header
+    return {
+        "at": now,
+        "member": member,
+        "submission": submission,
+        "digest": decision.digest,
+        "report_id": str(header.report_id) if header else None,
+        "revision": header.revision if header else None,
+        "outcome": decision.outcome,
+        "reason": decision.refusal.reason,
+        "path": decision.refusal.path[:500],
+    }
+
+
+def _report_row(accepted: Accepted, submission: int, now: int) -> store.Row:
+    header = accepted.report.header
+    return {
+        "digest": accepted.report.digest,
+        "submission": submission,
+        "origin": accepted.member,
+        "report_id": header.report_id.bytes,
+        "revision": header.revision,
+        "incident_id": header.incident_id.bytes,
+        "fingerprint": header.fingerprint,
+        "phase": header.phase,
+        "rsit": header.rsit[0].class_,
+        "happened_at": milliseconds(accepted.happened_at),
+        "received_at": now,
+        "grants": _pack(accepted.grants),
+    }
+
+
+def record(
+    connection: Connection,
+    decided: Sequence[DecidedSubmission],
+    refused: Sequence[tuple[Refused, str, str]],
+    now: datetime,
+) -> Committed:
+    """Write submissions, reports, exceptions, identifiers and links.
+
+    Args:
+        refused: submissions refused as a whole, each with the key under which a repetition finds it and its receipt.
+    """
+    at = milliseconds(now)
+    rows: list[store.Row] = [
+        {
+            "digest": item.verified.digest,
+            "member": item.verified.member,
+            "received_at": at,
+            "message": item.verified.message,
+            "receipt": item.receipt.encode("ascii"),
+            "refusal": None,
+        }
+        for item in decided
+    ]
+    rows += [
+        {
+            "digest": key,
+            "member": item.member,
+            "received_at": at,
+            "message": b"",
+            "receipt": receipt.encode("ascii"),
+            "refusal": item.refusal.reason,
+        }
+        for item, key, receipt in refused
+    ]
+    numbers = store.add_numbered(connection, store.submissions, rows, "id")
+    accepted: list[tuple[Accepted, int]] = []
+    exceptions: list[store.Row] = []
+    for item, number in zip(decided, numbers, strict=False):
+        for decision in item.decisions:
+            if isinstance(decision, Accepted):
+                accepted.append((decision, number))
+            else:
+                exceptions.append(_exception_row(at, item.verified.member, item.verified.digest, decision))
+    seqs = store.add_numbered(
+        connection, store.reports, [_report_row(item, number, at) for item, number in accepted], "seq"
+    )
+    store.add(connection, store.exceptions, exceptions)
+    committed = Committed({item.report.digest: seq for (item, _), seq in zip(accepted, seqs, strict=True)})
+    _link(connection, [item for item, _ in accepted], committed, at)
+    return committed
+
+
+def _link(connection: Connection, accepted: Sequence[Accepted], committed: Committed, at: int) -> None:
+    """Find links, then enter the new identifiers."""
+    wanted = {identifier.key for item in accepted for identifier in item.identifiers}
+    if not wanted:
+        return
+    hits = _known_holders(connection, wanted)
+    already = store.linked_pairs(connection, {item.report.header.incident_id.bytes for item in accepted})
+    rows: list[store.Row] = []
+    for item in accepted:
+        side = as_side(item, committed.seqs[item.report.digest])
+        committed.links.extend(find_links(side, item.identifiers, hits, already))
+        for identifier in item.identifiers:
+            hits.setdefault(identifier.key, []).append(side)
+            rows.append({"key": identifier.key, "seq": side.seq})
+    store.add(connection, store.identifiers, rows)
+    store.add(
+        connection,
+        store.links,
+        [
+            {
+                "at": at,
+                "a": link.a.seq,
+                "b": link.b.seq,
+                "incident_a": min(link.a.incident, link.b.incident),
+                "incident_b": max(link.a.incident, link.b.incident),
+                "strength": link.strength,
+            }
+            for link in committed.links
+        ],
+    )
+
+
+def _known_holders(connection: Connection, wanted: Iterable[int]) -> dict[int, list[Side]]:
+    pairs = store.identifier_hits(connection, wanted)
+    rows = {row.seq: row for row in store.reports_where(connection, "seq", {seq for _, seq in pairs})}
+    holders: dict[int, list[Side]] = {}
+    for key, seq in pairs:
+        row = rows[seq]
+        holders.setdefault(key, []).append(side_of(row, unpack_grants(row.grants), str(UUID(bytes=row.report_id))))
+    return holders
+
+
+def record_deliveries(
+    connection: Connection, planned: Sequence[tuple[str, Sequence[Entry]]], now: datetime
+) -> list[int]:
+    """Pending deliveries, as (member, entries); returns their numbers."""
+    at = milliseconds(now)
+    rows = [
+        {
+            "member": member,
+            "created_at": at,
+            "state": "pending",
+            "attempts": 0,
+            "next_attempt_at": at + FIRST_RETRY_MS,
+            "items": (packed := pack_entries(entries)),
+            "open": packed,
+        }
+        for member, entries in planned
+    ]
+    return store.add_numbered(connection, store.deliveries, rows, "id")
+
+
+def links_for(member: str, found: Sequence[FoundLink]) -> list[Link]:
+    """The links that a member may know of, with only what it may know of them."""
+    shown = []
+    for link in found:
+        visible = visible_to(member, link)
+        if visible:
+            shown.append(_as_link(link, visible))
+    return shown
+
+
+def _as_link(link: FoundLink, visible: Sequence[Identifier]) -> Link:
+    strong = any(item.strength == "strong" for item in visible)
+    return Link(
+        a=LinkedReport(digest=link.a.digest, report_id=link.a.report_id, origin=link.a.origin),
+        b=LinkedReport(digest=link.b.digest, report_id=link.b.report_id, origin=link.b.origin),
+        strength="strong" if strong else "weak",
+        on=kinds(visible),
+    )
+
+
+def feed_rows(
+    coordinator: str, accepted: Iterable[tuple[Accepted, int]], links: Sequence[Link], now: datetime
+) -> list[store.Row]:
+    """What the coordinator may see of this batch, and nothing about the rest: not even that it exists."""
+    at = milliseconds(now)
+    rows: list[store.Row] = [
+        {"kind": "report", "at": at, "report": seq, "data": _pack(grant)}
+        for item, seq in accepted
+        if (grant := item.grants.get(coordinator)) is not None
+    ]
+    rows += [{"kind": "link", "at": at, "report": None, "data": msgspec.json.encode(link)} for link in links]
+    return rows
+
+
+def grants_by_digest(connection: Connection, digests: Iterable[str]) -> Mapping[str, Any]:
+    """Report rows by digest."""
+    return {row.digest: row for row in store.reports_where(connection, "digest", digests)}

@@ -1,0 +1,113 @@
+"""The region as the broker knows it now: registry and policies from checked files, and the answers of the policy.
+
+Guarantees: what is loaded is consistent or is not used; a change of a file takes effect as a whole or not at all, and a
+broken one leaves the last good state in force and is reported. Every answer is computed from one state.
+
+    DIR/region.toml        the region's name and sharing groups
+    DIR/members/*.json     one file a member: keys, roles, status (secret: no; trusted: yes, whoever writes here admits)
+    DIR/policies/*.toml    sharing policies, one file a version (secret: no; trusted: yes)
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from protocol.errors import ConfigError, ProtocolError
+from protocol.keys import KeyRecord
+from protocol.parse import convert, decode
+from protocol.policy import Facts, Outcome, PolicyBook, evaluate, load_policy
+from protocol.registry import Member, Region, Registry, as_recipient
+
+_ANSWERS: Final = 50_000
+"""Remembered answers: a bound on memory; beyond it, remembering starts afresh."""
+
+
+@dataclass(slots=True)
+class RegionState:
+    """One consistent state of registry and policies, with remembered answers. Replaced as a whole, never changed."""
+
+    registry: Registry
+    book: PolicyBook
+    _answers: dict[tuple[Facts, str], Outcome] = field(default_factory=dict)
+    _until: datetime | None = None
+
+    def ask(self, facts: Facts, member: Member, now: datetime) -> Outcome:
+        """The policy's answer for one recipient at this time."""
+        if self._until is not None and now >= self._until:
+            self._answers.clear()
+        if not self._answers:
+            self._until = self.book.next_change(now)
+        key = (facts, member.id)
+        found = self._answers.get(key) if facts.expires_at is None else None
+        if found is None:
+            found = evaluate(facts, as_recipient(member), self.book, now, self.registry.groups)
+            if facts.expires_at is None:
+                if len(self._answers) >= _ANSWERS:
+                    self._answers.clear()
+                self._answers[key] = found
+        return found
+
+
+_member_decoder: Final = msgspec.json.Decoder(Member)
+
+
+def load_region(directory: Path, broker_keys: list[KeyRecord]) -> Region:
+    """Read region.toml and the members' files. ConfigError with the file and the path of the fault."""
+    path = directory / "region.toml"
+    try:
+        document: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as exc:
+        raise ConfigError(f"{path} is missing: make a region with `kentongan broker init`") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: not valid TOML: {exc}") from exc
+    members = []
+    for file in sorted((directory / "members").glob("*.json")):
+        try:
+            members.append(decode(_member_decoder, file.read_bytes()))
+        except ProtocolError as exc:
+            raise ConfigError(f"{file}: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
+    document["broker_keys"] = msgspec.to_builtins(broker_keys)
+    document["members"] = msgspec.to_builtins(members)
+    document["groups"] = document.pop("group", [])
+    document["serial"] = max((when for _, when, _ in stamp(directory)), default=1)
+    try:
+        return convert(document, Region)
+    except ProtocolError as exc:
+        raise ConfigError(f"{path}: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
+
+
+def load_state(directory: Path, broker_keys: list[KeyRecord]) -> RegionState:
+    """Read registry and policies. ConfigError if anything of it does not hold."""
+    registry = Registry(load_region(directory, broker_keys))
+    policies = []
+    for path in sorted((directory / "policies").glob("*.toml")):
+        policy = load_policy(path.read_text("utf-8"), path.name)
+        if policy.jurisdiction not in registry.jurisdictions:
+            raise ConfigError(f"{path.name}: no member has the jurisdiction {policy.jurisdiction}")
+        policies.append(policy)
+    return RegionState(registry, PolicyBook(policies))
+
+
+def stamp(directory: Path) -> tuple[tuple[str, int, int], ...]:
+    """What the files look like from outside; differs when one of them was changed, added or removed."""
+
+    def files() -> Iterator[Path]:
+        yield directory / "region.toml"
+        yield from sorted((directory / "members").glob("*.json"))
+        yield from sorted((directory / "policies").glob("*.toml"))
+
+    found = []
+    for path in files():
+        try:
+            info = path.stat()
+        except FileNotFoundError:
+            continue
+        found.append((path.name, info.st_mtime_ns, info.st_size))
+    return tuple(found)

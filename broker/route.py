@@ -1,0 +1,137 @@
+"""What each recipient is sent: the granted reports of a batch, restricted to what was granted. Pure.
+
+Guarantees: a delivery holds exactly the disclosures whose unit bits are in the grant, and the origin's signature still
+verifies. Recipients with equal grants share the work and the bytes; each gets a statement of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from protocol.envelope import SignedReport, present, release
+from protocol.statements import DeliveryItem, encode_items
+
+DELIVERY_BYTES: Final = 900_000
+"""Items of one delivery message; with its statement it stays far below the bus's limit."""
+DELIVERY_REPORTS: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """One report of a submission with the grants of its recipients."""
+
+    seq: int
+    report: SignedReport
+    grants: Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A submission with its granted reports."""
+
+    jws: str
+    received_at: datetime
+    reports: Sequence[Granted]
+
+
+Entry = tuple[int, int, int]
+"""(sequence number of the report, exact mask, coarse mask)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One delivery to one recipient."""
+
+    member: str
+    items: bytes
+    entries: tuple[Entry, ...]
+
+
+Cut = tuple[int, tuple[Entry, ...]]
+"""(index of the submission in the batch, what is granted of it): equal cuts have equal bytes."""
+
+
+class _Cutter:
+    """Cuts submissions for recipients, once for each set of equal grants."""
+
+    def __init__(self, batch: Sequence[Routed]) -> None:
+        self._batch = batch
+        self._items: dict[Cut, DeliveryItem] = {}
+        self._encoded: dict[tuple[Cut, ...], bytes] = {}
+
+    def item(self, cut: Cut) -> DeliveryItem:
+        found = self._items.get(cut)
+        if found is None:
+            routed = self._batch[cut[0]]
+            reports = {granted.seq: granted.report for granted in routed.reports}
+            parts = [release(reports[seq], exact, coarse) for seq, exact, coarse in cut[1]]
+            found = DeliveryItem(sd_jwt=present(routed.jws, parts), received_at=routed.received_at)
+            self._items[cut] = found
+        return found
+
+    def encode(self, cuts: tuple[Cut, ...]) -> bytes:
+        found = self._encoded.get(cuts)
+        if found is None:
+            found = self._encoded[cuts] = encode_items([self.item(cut) for cut in cuts])
+        return found
+
+
+def _cuts(batch: Sequence[Routed], member: str) -> Iterator[Cut]:
+    for number, routed in enumerate(batch):
+        entries = tuple(
+            (granted.seq, granted.grants[member][0], granted.grants[member][1])
+            for granted in routed.reports
+            if member in granted.grants
+        )
+        if entries:
+            yield number, entries
+
+
+def _messages(cuts: Iterable[Cut], cutter: _Cutter) -> Iterator[tuple[Cut, ...]]:
+    """Cuts in groups that fit one message each."""
+    group: list[Cut] = []
+    size = count = 0
+    for cut in cuts:
+        length = len(cutter.item(cut).sd_jwt)
+        if group and (size + length > DELIVERY_BYTES or count + len(cut[1]) > DELIVERY_REPORTS):
+            yield tuple(group)
+            group, size, count = [], 0, 0
+        group.append(cut)
+        size += length
+        count += len(cut[1])
+    if group:
+        yield tuple(group)
+
+
+def plan(batch: Sequence[Routed], members: Iterable[str]) -> list[Planned]:
+    """The deliveries of a batch.
+
+    Args:
+        batch: submissions with their granted reports, in the order in which recipients shall get them.
+        members: who receives over the bus; a coordinator without a node does not.
+    """
+    cutter = _Cutter(batch)
+    return [
+        Planned(member, cutter.encode(cuts), tuple(entry for _, entries in cuts for entry in entries))
+        for member in members
+        for cuts in _messages(_cuts(batch, member), cutter)
+    ]
+
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+_entries: Final = msgspec.msgpack.Decoder(list[tuple[int, int, int]])
+
+
+def pack_entries(entries: Sequence[Entry]) -> bytes:
+    """Entries as the ledger keeps them."""
+    return _pack(entries)
+
+
+def unpack_entries(data: bytes) -> list[Entry]:
+    """Entries from the ledger."""
+    return _entries.decode(data)

@@ -1,0 +1,410 @@
+"""The ledger's storage: the only file of the broker that speaks SQL.
+
+Guarantees: one transaction a batch, on disk before it returns (SQLite WAL, synchronous=FULL; or PostgreSQL by URL);
+uniqueness of submissions, reports and confirmations is the database's, so that a race ends in one row. Refuses: a
+database of a newer schema (ConfigError). A full or locked disk becomes `Transient`: nothing was committed, try again.
+
+For each table, what it is and what it means if it is lost, stands in `docs/operate.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    and_,
+    create_engine,
+    event,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from protocol.errors import ConfigError, Transient
+
+SCHEMA_VERSION: Final = 1
+_meta = MetaData()
+_Id = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite numbers rows by itself only in columns of the type INTEGER."""
+
+meta = Table("meta", _meta, Column("name", String, primary_key=True), Column("value", String, nullable=False))
+submissions = Table(
+    "submissions",
+    _meta,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("digest", String(43), nullable=False, unique=True),
+    Column("member", String(32), nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("message", LargeBinary, nullable=False),
+    Column("receipt", LargeBinary, nullable=False),
+    Column("refusal", String),
+)
+reports = Table(
+    "reports",
+    _meta,
+    Column("seq", _Id, primary_key=True, autoincrement=True),
+    Column("digest", String(43), nullable=False, unique=True),
+    Column("submission", _Id, nullable=False),
+    Column("origin", String(32), nullable=False),
+    Column("report_id", LargeBinary(16), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("incident_id", LargeBinary(16), nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("rsit", String(64), nullable=False),
+    Column("happened_at", BigInteger, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("grants", LargeBinary, nullable=False),
+    Index("reports_by_id", "report_id", "revision", unique=True),
+    Index("reports_by_incident", "incident_id"),
+    Index("reports_by_fingerprint", "fingerprint", "origin"),
+)
+exceptions = Table(
+    "exceptions",
+    _meta,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("member", String(32), nullable=False),
+    Column("submission", String(43), nullable=False),
+    Column("digest", String(43)),
+    Column("report_id", String(36)),
+    Column("revision", Integer),
+    Column("outcome", String(16), nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("path", String, nullable=False),
+)
+identifiers = Table(
+    "identifiers",
+    _meta,
+    Column("key", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    PrimaryKeyConstraint("key", "seq"),
+    sqlite_with_rowid=False,
+)
+links = Table(
+    "links",
+    _meta,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("a", BigInteger, nullable=False),
+    Column("b", BigInteger, nullable=False),
+    Column("incident_a", LargeBinary(16), nullable=False),
+    Column("incident_b", LargeBinary(16), nullable=False),
+    Column("strength", String(8), nullable=False),
+    Index("links_once", "incident_a", "incident_b", unique=True),
+)
+deliveries = Table(
+    "deliveries",
+    _meta,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("member", String(32), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_attempt_at", BigInteger, nullable=False),
+    Column("sent_at", BigInteger),
+    Column("closed_at", BigInteger),
+    Column("items", LargeBinary, nullable=False),
+    Column("open", LargeBinary, nullable=False),
+    Index("deliveries_due", "state", "next_attempt_at"),
+    Index("deliveries_by_member", "member", "state"),
+)
+confirmations = Table(
+    "confirmations",
+    _meta,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("digest", String(43), nullable=False, unique=True),
+    Column("member", String(32), nullable=False),
+    Column("origin", String(32), nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("delivery", BigInteger),
+    Column("reason", String(64)),
+    Column("count", Integer, nullable=False),
+    Column("jws", LargeBinary, nullable=False),
+)
+notices = Table(
+    "notices",
+    _meta,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("member", String(32), nullable=False),
+    Column("kind", String(12), nullable=False),
+    Column("jws", LargeBinary, nullable=False),
+    Index("notices_by_member", "member", "id"),
+)
+feed = Table(
+    "feed",
+    _meta,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("kind", String(24), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("report", BigInteger),
+    Column("data", LargeBinary, nullable=False),
+)
+quarantine = Table(
+    "quarantine",
+    _meta,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("member", String(32), nullable=False),
+    Column("kind", String(24), nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("path", String, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("sha256", String(43), nullable=False),
+    Column("start", LargeBinary, nullable=False),
+)
+
+Row = dict[str, Any]
+
+
+def open_engine(url: str) -> Engine:
+    """Connect by URL: `sqlite:///path` or `postgresql+psycopg://…`. ConfigError if it cannot be opened."""
+    try:
+        engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        if engine.dialect.name == "sqlite":
+            event.listen(engine, "connect", _sqlite_pragmas)
+        _meta.create_all(engine)
+        _check_version(engine)
+    except DBAPIError as exc:
+        raise ConfigError(f"the ledger cannot be opened: {exc.orig}") from exc
+    return engine
+
+
+def _sqlite_pragmas(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "cache_size=-16384"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _check_version(engine: Engine) -> None:
+    with engine.begin() as connection:
+        found = connection.scalar(select(meta.c.value).where(meta.c.name == "schema"))
+        if found is None:
+            connection.execute(insert(meta), {"name": "schema", "value": str(SCHEMA_VERSION)})
+        elif int(found) > SCHEMA_VERSION:
+            raise ConfigError(
+                f"the ledger has schema {found}, this program knows {SCHEMA_VERSION}: upgrade the program"
+            )
+
+
+class Store:
+    """Reads and writes of the ledger. Writes happen inside `writing()`, on one thread at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def close(self) -> None:
+        """Release the connections."""
+        self.engine.dispose()
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One transaction: committed and on disk when the block ends, or not at all.
+
+        Raises:
+            Transient: the disk is full, locked or gone; nothing was committed.
+        """
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except OperationalError as exc:
+            raise Transient(f"ledger: {type(exc.orig).__name__}") from exc
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection for reading."""
+        try:
+            with self.engine.connect() as connection:
+                yield connection
+        except OperationalError as exc:
+            raise Transient(f"ledger: {type(exc.orig).__name__}") from exc
+
+
+def _chunks(values: Iterable[Any], size: int = 900) -> Iterator[list[Any]]:
+    """SQLite takes 32,766 parameters and PostgreSQL plans long lists badly: ask in pieces."""
+    items = list(values)
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def add(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+    """Insert rows."""
+    if rows:
+        connection.execute(insert(table), rows)
+
+
+def add_numbered(connection: Connection, table: Table, rows: Sequence[Row], number: str) -> list[int]:
+    """Insert rows and return their numbers, in order.
+
+    Numbers are taken from the table's maximum inside the transaction: one writer a ledger, enforced by the caller.
+    """
+    if not rows:
+        return []
+    column = table.c[number]
+    last = connection.scalar(select(func.max(column))) or 0
+    numbers = list(range(last + 1, last + 1 + len(rows)))
+    connection.execute(insert(table), [{number: n, **row} for n, row in zip(numbers, rows, strict=True)])
+    return numbers
+
+
+def receipts_of(connection: Connection, digests: Iterable[str]) -> dict[str, bytes]:
+    """Stored receipts by submission digest."""
+    found: dict[str, bytes] = {}
+    for chunk in _chunks(digests):
+        query = select(submissions.c.digest, submissions.c.receipt).where(submissions.c.digest.in_(chunk))
+        found.update({row.digest: row.receipt for row in connection.execute(query)})
+    return found
+
+
+_KNOWN = (
+    reports.c.seq,
+    reports.c.digest,
+    reports.c.origin,
+    reports.c.report_id,
+    reports.c.revision,
+    reports.c.incident_id,
+    reports.c.fingerprint,
+    reports.c.rsit,
+    reports.c.happened_at,
+    reports.c.grants,
+)
+
+
+def reports_where(connection: Connection, column: str, values: Iterable[Any]) -> list[Any]:
+    """Report rows whose `column` is one of the values."""
+    found: list[Any] = []
+    for chunk in _chunks(values):
+        found.extend(connection.execute(select(*_KNOWN).where(reports.c[column].in_(chunk))))
+    return found
+
+
+def identifier_hits(connection: Connection, keys: Iterable[int]) -> list[tuple[int, int]]:
+    """(key, seq) of the reports that hold one of these identifiers."""
+    found: list[tuple[int, int]] = []
+    for chunk in _chunks(keys):
+        query = select(identifiers.c.key, identifiers.c.seq).where(identifiers.c.key.in_(chunk))
+        found.extend((row.key, row.seq) for row in connection.execute(query))
+    return found
+
+
+def linked_pairs(connection: Connection, incidents: Iterable[bytes]) -> set[tuple[bytes, bytes]]:
+    """Pairs of incidents that are linked already and have one of these on either side."""
+    pairs: set[tuple[bytes, bytes]] = set()
+    for chunk in _chunks(incidents):
+        query = select(links.c.incident_a, links.c.incident_b).where(
+            or_(links.c.incident_a.in_(chunk), links.c.incident_b.in_(chunk))
+        )
+        pairs.update((row.incident_a, row.incident_b) for row in connection.execute(query))
+    return pairs
+
+
+def messages_of(connection: Connection, seqs: Iterable[int]) -> list[Any]:
+    """(seq, digest, origin, received_at, submission id, message) for reports, to build deliveries again."""
+    found: list[Any] = []
+    for chunk in _chunks(seqs):
+        query = (
+            select(
+                reports.c.seq,
+                reports.c.digest,
+                reports.c.origin,
+                submissions.c.id.label("submission"),
+                submissions.c.received_at,
+                submissions.c.message,
+            )
+            .join(submissions, submissions.c.id == reports.c.submission)
+            .where(reports.c.seq.in_(chunk))
+            .order_by(reports.c.seq)
+        )
+        found.extend(connection.execute(query))
+    return found
+
+
+def due_deliveries(connection: Connection, now: int, most: int) -> list[Any]:
+    """Deliveries that are neither confirmed nor cancelled and whose next attempt has come."""
+    query = (
+        select(deliveries)
+        .where(and_(deliveries.c.state.in_(("pending", "sent")), deliveries.c.next_attempt_at <= now))
+        .order_by(deliveries.c.next_attempt_at, deliveries.c.id)
+        .limit(most)
+    )
+    return list(connection.execute(query))
+
+
+def hurry(connection: Connection, members: Iterable[str], now: int) -> None:
+    """Make everything undelivered to these members due now: their inbox was lost, or they are back."""
+    connection.execute(
+        update(deliveries)
+        .where(deliveries.c.member.in_(list(members)), deliveries.c.state.in_(("pending", "sent")))
+        .values(next_attempt_at=now)
+    )
+
+
+def backlog(connection: Connection) -> dict[str, tuple[int, int]]:
+    """Per member: how many deliveries are not confirmed, and since when (milliseconds) the oldest waits."""
+    query = (
+        select(deliveries.c.member, func.count(), func.min(deliveries.c.created_at))
+        .where(deliveries.c.state.in_(("pending", "sent")))
+        .group_by(deliveries.c.member)
+    )
+    return {member: (count, oldest) for member, count, oldest in connection.execute(query)}
+
+
+def after(connection: Connection, table: Table, last: int, most: int, **equal: Any) -> list[Any]:
+    """Rows of a numbered table after a number, in order: a keyset cursor, never an offset."""
+    query = select(table).where(table.c.id > last).order_by(table.c.id).limit(most)
+    for name, value in equal.items():
+        query = query.where(table.c[name] == value)
+    return list(connection.execute(query))
+
+
+def last_number(connection: Connection, table: Table) -> int:
+    """The highest number in a numbered table, 0 if it is empty."""
+    return int(connection.scalar(select(func.max(table.c.id))) or 0)
+
+
+def count(connection: Connection, table: Table, **equal: Any) -> int:
+    """How many rows."""
+    query = select(func.count()).select_from(table)
+    for name, value in equal.items():
+        query = query.where(table.c[name] == value)
+    return int(connection.scalar(query) or 0)
+
+
+def set_delivery(connection: Connection, number: int, **values: Any) -> None:
+    """Change a delivery."""
+    connection.execute(update(deliveries).where(deliveries.c.id == number).values(**values))
+
+
+def deliveries_by_id(connection: Connection, numbers: Iterable[int]) -> dict[int, Any]:
+    """Deliveries by number."""
+    found: dict[int, Any] = {}
+    for chunk in _chunks(numbers):
+        found.update({row.id: row for row in connection.execute(select(deliveries).where(deliveries.c.id.in_(chunk)))})
+    return found
+
+
+def known_confirmations(connection: Connection, digests: Iterable[str]) -> set[str]:
+    """Which of these confirmations are recorded already."""
+    found: set[str] = set()
+    for chunk in _chunks(digests):
+        query = select(confirmations.c.digest).where(confirmations.c.digest.in_(chunk))
+        found.update(row.digest for row in connection.execute(query))
+    return found

@@ -1,0 +1,1 @@
+"""Example sharing policies of the demonstration, as files."""

@@ -1,0 +1,97 @@
+"""What a client is told about a POST: which status a reason has, and the body of the answer.
+
+Pure. An answer to accepted reports only says what was true at the commit, so that a repetition gets the same bytes;
+what became of them since stands under the address that it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from node.identity import Known
+from protocol.errors import ProtocolError
+from protocol.reasons import Reason
+
+_STATUS: Final = {
+    400: (Reason.NOT_JSON, Reason.EMPTY),
+    401: (Reason.TOKEN_MISSING, Reason.TOKEN_INVALID),
+    403: (Reason.NOT_ALLOWED, Reason.MEMBER_SUSPENDED),
+    404: (Reason.UNKNOWN_PATH, Reason.UNKNOWN_REPORT),
+    405: (Reason.WRONG_METHOD,),
+    409: (Reason.REVISION_CONFLICT, Reason.REVISION_GAP, Reason.REPORT_ID_TAKEN, Reason.INCIDENT_ID_TAKEN),
+    413: (Reason.TOO_LARGE, Reason.TOO_MANY),
+    415: (Reason.UNSUPPORTED_MEDIA,),
+    503: (Reason.BACKLOG_FULL, Reason.NOT_READY),
+}
+_STATUS_OF: Final = {reason: status for status, reasons in _STATUS.items() for reason in reasons}
+
+
+def status_of(reason: Reason) -> int:
+    """The HTTP status of a refusal; 422 for all that is wrong in a report."""
+    return _STATUS_OF.get(reason, 422)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An item that is on disk."""
+
+    known: Known
+    replayed: bool
+
+
+Result = Accepted | ProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response to a POST, ready to be sent."""
+
+    status: int
+    body: bytes
+    replayed: bool
+    results: tuple[Result, ...] = field(default=(), compare=False)
+    """Empty if it is the stored answer of an earlier request."""
+
+
+def _shown(known: Known) -> dict[str, Any]:
+    return {
+        "report_id": known.report_id,
+        "incident_id": known.incident_id,
+        "revision": known.revision,
+        "digest": known.digest,
+        "state": "kept" if known.kept else "queued",
+        "status": f"/v1/reports/{known.report_id}",
+    }
+
+
+def answer_one(result: Accepted) -> Answer:
+    """The answer to a single accepted report."""
+    return Answer(202, msgspec.json.encode(_shown(result.known)), result.replayed, (result,))
+
+
+def answer_many(results: Sequence[Result]) -> Answer:
+    """The answer to an array: each item in order; 202 if any was accepted."""
+    rows: list[dict[str, Any]] = []
+    accepted = 0
+    for index, result in enumerate(results):
+        if isinstance(result, Accepted):
+            accepted += 1
+            shown = _shown(result.known)
+            rows.append({"index": index, **shown, "status": 202, "location": shown["status"]})
+        else:
+            rows.append(
+                {
+                    "index": index,
+                    "status": status_of(result.reason),
+                    "reason": result.reason.value,
+                    "path": result.path,
+                    "detail": result.detail,
+                }
+            )
+    body = {"accepted": accepted, "refused": len(results) - accepted, "results": rows}
+    replayed = accepted > 0 and all(result.replayed for result in results if isinstance(result, Accepted))
+    return Answer(202 if accepted else 422, msgspec.json.encode(body), replayed, tuple(results))

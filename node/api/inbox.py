@@ -1,0 +1,113 @@
+"""`/v1/inbox`: what others reported, and the own word about it. `/v1/feed`: all that happens, as it happens."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Final
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from node.api.reports import JSON, cursor_of, number_of, read_limited, report_id_of
+from node.core import NodeCore, Word
+from node.feed import Feed
+from node.loops import State, Writer
+from node.views import inbox_line, inbox_report, iso, page
+from protocol.errors import ProtocolError
+from protocol.parse import decode
+from protocol.reasons import Reason
+
+HEARTBEAT: Final = 15.0
+SLOWEST: Final = 10.0
+"""Seconds that a listener may take for what is in its way; after that it is cut off, and may come back."""
+
+
+class _Word(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    state: Word
+    revision: Annotated[int, Meta(ge=1, le=100_000)] | UnsetType = UNSET
+
+
+_word: Final = msgspec.json.Decoder(_Word)
+
+
+class Inbox:
+    """Handlers."""
+
+    def __init__(self, core: NodeCore, writer: Writer, state: State) -> None:
+        self._core = core
+        self._writer = writer
+        self._state = state
+
+    async def list(self, request: web.Request) -> web.Response:
+        """Others' reports in the order of arrival."""
+        after, limit = cursor_of(request)
+
+        def read() -> bytes:
+            with self._core.store.read() as reads:
+                return msgspec.json.encode(page(map(inbox_line, reads.inbox_page(after, limit)), "reports", after))
+
+        return web.Response(body=await asyncio.to_thread(read), content_type=JSON)
+
+    async def get(self, request: web.Request) -> web.Response:
+        """All about one report of another member."""
+        report_id = report_id_of(request)
+
+        def read() -> bytes | None:
+            with self._core.store.read() as reads:
+                found = inbox_report(reads, report_id)
+            return msgspec.json.encode(found) if found else None
+
+        body = await asyncio.to_thread(read)
+        if body is None:
+            raise ProtocolError(Reason.UNKNOWN_REPORT, "$", "no report with this id was received")
+        return web.Response(body=body, content_type=JSON)
+
+    async def confirm(self, request: web.Request) -> web.Response:
+        """Tell a report's origin: read, acting, closed."""
+        report_id = report_id_of(request)
+        word = decode(_word, await read_limited(request))
+        said = await self._writer.run(self._core.confirm, report_id, word.state, word.revision or None)
+        self._state.said.ring()
+        document = {
+            "report_id": said.report_id,
+            "revision": said.revision,
+            "digest": said.digest,
+            "state": said.state,
+            "at": iso(said.at),
+        }
+        headers = {"Idempotent-Replayed": "true"} if said.replayed else None
+        return web.Response(body=msgspec.json.encode(document), content_type=JSON, headers=headers)
+
+
+class Listening:
+    """The SSE handler."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    async def listen(self, request: web.Request) -> web.StreamResponse:
+        """Every event after the one that the listener names; without one, those from now on."""
+        place = request.headers.get("Last-Event-ID") or request.query.get("after")
+        seq = number_of(place, "after", 2**62) if place else self._feed.last
+        if seq > self._feed.last:
+            raise ProtocolError(Reason.OUT_OF_RANGE, "$.after", f"the last event is {self._feed.last}")
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+        await response.prepare(request)
+        try:
+            await response.write(b"retry: 1000\n\n")
+            while not self._feed.closed:
+                frames, seq = await self._feed.after(seq)
+                if not frames and not await self._feed.wait(seq, HEARTBEAT):
+                    frames = b": still here\n\n"
+                if frames:
+                    async with asyncio.timeout(SLOWEST):
+                        await response.write(frames)
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+        except ConnectionError:
+            pass
+        return response

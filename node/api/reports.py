@@ -1,0 +1,130 @@
+"""`/v1/reports`: filing, and what became of what was filed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import aiohttp
+import msgspec
+from aiohttp import web
+
+from node.api.access import CLIENT
+from node.core import NodeCore
+from node.intake import Posting, read_body
+from node.loops import Committer
+from node.metrics import Metrics
+from node.views import own_line, own_report, page
+from protocol import limits
+from protocol.errors import ProtocolError
+from protocol.keys import b64
+from protocol.reasons import Reason
+
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+_OFF_LOOP: Final = 64 << 10
+"""Bytes from which a body is judged on another thread, so that it does not hold up the others."""
+_LONGEST_KEY: Final = 255
+
+
+class Reports:
+    """Handlers."""
+
+    def __init__(self, core: NodeCore, committer: Committer, metrics: Metrics, now: Callable[[], datetime]) -> None:
+        self._core = core
+        self._committer = committer
+        self._metrics = metrics
+        self._now = now
+
+    async def post(self, request: web.Request) -> web.Response:
+        """File one report, an array, or NDJSON. 202 means: on disk."""
+        with self._metrics.commit_seconds.time():
+            return await self._post(request)
+
+    async def _post(self, request: web.Request) -> web.Response:
+        if request.content_type not in (JSON, NDJSON):
+            raise ProtocolError(Reason.UNSUPPORTED_MEDIA, "$", f"send {JSON} or {NDJSON}")
+        key = request.headers.get("Idempotency-Key", "")
+        if len(key) > _LONGEST_KEY:
+            raise ProtocolError(Reason.OUT_OF_RANGE, "$", f"an Idempotency-Key has at most {_LONGEST_KEY} characters")
+        self._core.check_backlog()
+        body = await read_limited(request)
+        jurisdictions = self._core.trust.registry.jurisdictions
+        ndjson = request.content_type == NDJSON
+
+        def judge() -> Posting:
+            items, many = read_body(body, ndjson=ndjson, jurisdictions=jurisdictions, now=self._now())
+            body_hash = b64(hashlib.sha256(body).digest()) if key else ""
+            return Posting(items, many, request[CLIENT], key, body_hash)
+
+        posting = await asyncio.to_thread(judge) if len(body) > _OFF_LOOP else judge()
+        reply = await self._committer.submit(posting)
+        if isinstance(reply, ProtocolError):
+            raise reply
+        headers = {"Idempotent-Replayed": "true"} if reply.replayed else None
+        return web.Response(body=reply.body, status=reply.status, content_type=JSON, headers=headers)
+
+    async def get(self, request: web.Request) -> web.Response:
+        """All about one report of this member."""
+        report_id = report_id_of(request)
+
+        def read() -> bytes | None:
+            with self._core.store.read() as reads:
+                found = own_report(reads, report_id)
+            return msgspec.json.encode(found) if found else None
+
+        body = await asyncio.to_thread(read)
+        if body is None:
+            raise ProtocolError(Reason.UNKNOWN_REPORT, "$", "no report with this id was filed here")
+        return web.Response(body=body, content_type=JSON)
+
+    async def list(self, request: web.Request) -> web.Response:
+        """This member's reports, revision by revision, in the order of filing."""
+        after, limit = cursor_of(request)
+
+        def read() -> bytes:
+            with self._core.store.read() as reads:
+                return msgspec.json.encode(page(map(own_line, reads.own_page(after, limit)), "reports", after))
+
+        return web.Response(body=await asyncio.to_thread(read), content_type=JSON)
+
+
+async def read_limited(request: web.Request) -> bytes:
+    """The body; ProtocolError as soon as it is over its limit, without holding more than that."""
+    too_large = ProtocolError(Reason.TOO_LARGE, "$", f"a request has at most {limits.HTTP_BODY} bytes: send several")
+    if (request.content_length or 0) > limits.HTTP_BODY:
+        raise too_large
+    body = bytearray()
+    try:
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > limits.HTTP_BODY:
+                raise too_large
+    except (web.PayloadAccessError, aiohttp.ClientPayloadError, aiohttp.http_exceptions.BadHttpMessage) as exc:
+        raise ProtocolError(Reason.NOT_JSON, "$", "the body cannot be read: check Content-Encoding and length") from exc
+    return bytes(body)
+
+
+def report_id_of(request: web.Request) -> str:
+    """The id in the address, in its usual spelling."""
+    try:
+        return str(UUID(request.match_info["report_id"]))
+    except ValueError as exc:
+        raise ProtocolError(Reason.UNKNOWN_REPORT, "$", "a report id is a UUID") from exc
+
+
+def number_of(text: str, name: str, most: int) -> int:
+    """A number in a query or header."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= most):
+        raise ProtocolError(Reason.OUT_OF_RANGE, f"$.{name}", f"{name} is a number from 0 to {most}")
+    return int(text)
+
+
+def cursor_of(request: web.Request) -> tuple[int, int]:
+    """`after` and `limit`."""
+    after = number_of(request.query.get("after", "0"), "after", 2**62)
+    return after, max(1, number_of(request.query.get("limit", "100"), "limit", 500))

@@ -1,0 +1,363 @@
+"""The composition root: everything is made and wired here, opened in order and closed in reverse.
+
+Guarantees: HTTP serves before the bus is there, and reports are accepted offline; the bus is dialled for as long as the
+process lives; a bug anywhere ends the process with one log line; SIGTERM and SIGINT finish what was taken. One process
+a data directory: a second one is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import secrets
+import signal
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from node import config as files
+from node.api.access import Tokens
+from node.api.inbox import Inbox, Listening
+from node.api.reports import Reports
+from node.api.server import Operations, make_app
+from node.config import Config
+from node.core import NodeCore
+from node.feed import Feed
+from node.loops import Committer, Link, Receiver, Refresher, Sender, State, Writer, tidy, watch_policy
+from node.metrics import Metrics
+from node.outbox import Outbox
+from node.store import Store
+from node.trust import Trust, book_of
+from protocol import subjects
+from protocol.bus import NatsBus
+from protocol.errors import ConfigError, ProtocolError, Transient
+from protocol.invitation import load_invitation
+from protocol.keys import SigningKey, read_secret
+from protocol.policy import Policy, load_policy
+
+log = structlog.get_logger()
+Dial = Callable[[Callable[[str], None]], Awaitable[Link]]
+"""Connects to the bus and reports its state; raises Transient or ConfigError."""
+REGION_FILE: Final = "region.jwt"
+URL_FILE: Final = "node.url"
+_LONGEST_WAIT: Final = 15.0
+_SHUTDOWN: Final = 5.0
+
+
+class Node:
+    """One running node.
+
+    Args:
+        config: what `node.toml` says.
+        now: the clock.
+        rand: returns that many random bytes.
+        dial: connects to the bus; by default to the invitation's server.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        now: Callable[[], datetime],
+        rand: Callable[[int], bytes],
+        dial: Dial | None = None,
+    ) -> None:
+        self._config = config
+        self._now = now
+        self._rand = rand
+        self._dial = dial
+        self._stop = asyncio.Event()
+        self._bug: asyncio.Future[None] | None = None
+        self.url = ""
+        self.started = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ask `run` to finish what was taken and return. May be called again."""
+        self._stop.set()
+
+    def _on_bug(self, exc: BaseException) -> None:
+        if self._bug is not None and not self._bug.done():
+            self._bug.set_exception(exc)
+
+    async def run(self) -> None:
+        """Run until `stop`.
+
+        Raises:
+            ConfigError: a file is missing or wrong.
+            ExceptionGroup: a loop or a handler had a bug.
+        """
+        self._bug = asyncio.get_running_loop().create_future()
+        async with AsyncExitStack() as stack:
+            core = stack.enter_context(_open_core(self._config, self._now, self._rand))
+            writer = Writer()
+            stack.callback(writer.close)
+            state = State()
+            stack.push_async_callback(_close_link, state)
+            feed = Feed(core.store, asyncio.get_running_loop())
+            core.store.on_events = feed.announce
+            metrics = Metrics(outbox=core.outbox, words=core.words, link=lambda: state.connected, now=self._now)
+            committer = Committer(core, writer, state, metrics)
+            refresher = Refresher(core, state, self._config.data / REGION_FILE)
+            app = make_app(
+                tokens=Tokens(self._config.tokens),
+                reports=Reports(core, committer, metrics, self._now),
+                inbox=Inbox(core, writer, state),
+                listening=Listening(feed),
+                operations=Operations(core, writer, state, metrics, self._now),
+                metrics=metrics,
+                on_bug=self._on_bug,
+            )
+            async with asyncio.TaskGroup() as group:
+                group.create_task(committer.run())
+                runner = await self._serve(app)
+                watching = group.create_task(self._watch_bugs())
+                group.create_task(self._stay_linked(core, writer, state))
+                for sender in self._senders(core, writer, state):
+                    group.create_task(sender.run())
+                group.create_task(Receiver(core, writer, state, metrics, refresher).run())
+                group.create_task(refresher.run())
+                group.create_task(watch_policy(core, state, self._config.policy))
+                group.create_task(tidy(core, writer, state))
+                log.info("node.started", url=self.url, member=core.member, backlog=core.outbox.weight)
+                self.started.set()
+                try:
+                    await self._stop.wait()
+                finally:
+                    # Listeners go, then requests end, for which the committer must still be there; then the loops.
+                    feed.close()
+                    await runner.cleanup()
+                    state.stop()
+                    committer.finish()
+                    watching.cancel()
+        log.info("node.stopped")
+
+    async def _serve(self, app: web.Application) -> web.AppRunner:
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN)
+        await runner.setup()
+        host, port = self._config.http.host, self._config.http.port
+        try:
+            site = web.TCPSite(runner, host, port)
+            await site.start()
+        except OSError as exc:
+            await runner.cleanup()
+            raise ConfigError(f"cannot listen on {host}:{port} ([http] in node.toml): {exc.strerror}") from exc
+        shown = f"[{host}]" if ":" in host else host
+        self.url = f"http://{shown}:{runner.addresses[0][1]}"
+        (self._config.data / URL_FILE).write_text(self.url + "\n", encoding="ascii")
+        return runner
+
+    async def _watch_bugs(self) -> None:
+        if self._bug is not None:
+            await self._bug
+
+    async def _stay_linked(self, core: NodeCore, writer: Writer, state: State) -> None:
+        """Dial until there is a connection; from then on it heals itself."""
+        bell = state.bell()
+
+        def on_state(now: str) -> None:
+            state.link_state = now
+            log.info("node.link", state=now[:200])
+            if now == "connected":
+                bell.ring()
+
+        dial = self._dial or self._dial_nats
+        wait = 0.5
+        while not state.stopping:
+            if state.link is not None:
+                # The core is moved on the writer's thread only; `on_state` may be called anywhere.
+                await writer.run(core.link_is_up)
+                state.linked.ring()
+                state.ring_senders()
+                await bell.wait(None)
+                continue
+            try:
+                state.link = await dial(on_state)
+            except (Transient, ConfigError) as exc:
+                # Refused credentials also pass: the operator may lift a suspension, or put new credentials in place.
+                state.link_state = "refused" if isinstance(exc, ConfigError) else "unreachable"
+                log.warning("node.no_link", state=state.link_state, detail=str(exc)[:300])
+                await bell.wait(wait * (0.75 + self._rand(1)[0] / 512))
+                wait = min(wait * 2, _LONGEST_WAIT)
+
+    async def _dial_nats(self, on_state: Callable[[str], None]) -> Link:
+        config = self._config
+        invitation = load_invitation(config.invitation)
+        return await NatsBus.connect(
+            invitation.url,
+            creds=config.keys / files.NATS_CREDS,
+            name=config.member,
+            stream=subjects.inbox_stream(config.member),
+            consumer=subjects.NODE_CONSUMER,
+            ca_file=config.ca_file,
+            on_state=on_state,
+        )
+
+    def _senders(self, core: NodeCore, writer: Writer, state: State) -> list[Sender]:
+        def seconds_to(box: Outbox) -> Callable[[], float | None]:
+            def seconds() -> float | None:
+                due = box.next_due()
+                return max(0.0, (due - self._now()).total_seconds()) if due else None
+
+            return seconds
+
+        return [
+            Sender(
+                subjects.Kind.SUBMISSION,
+                state,
+                writer,
+                state.filed,
+                take=core.outgoing,
+                tried=core.tried,
+                next_due=seconds_to(core.outbox),
+            ),
+            Sender(
+                subjects.Kind.CONFIRMATIONS,
+                state,
+                writer,
+                state.said,
+                take=core.outgoing_words,
+                tried=core.tried_words,
+                next_due=seconds_to(core.words),
+            ),
+        ]
+
+
+@contextmanager
+def _open_core(config: Config, now: Callable[[], datetime], rand: Callable[[int], bytes]) -> Iterator[NodeCore]:
+    """Everything that is on this machine: keys, policy, region, store."""
+    invitation = load_invitation(config.invitation)
+    if invitation.member != config.member:
+        raise ConfigError(f"{config.invitation} is for {invitation.member}, this node is {config.member}")
+    book = book_of(_read_policy(config.policy), config.jurisdiction, config.policy.name)
+    signer = SigningKey.load(config.keys / files.SIGNING_KEY)
+    fingerprint_key = read_secret(config.keys / files.FINGERPRINT_KEY)
+    trust = Trust(invitation.broker_keys, invitation.region, now)
+    with ExitStack() as stack:
+        store = Store.open(config.data)
+        stack.callback(store.close)
+        stack.enter_context(_alone(config.data))
+        _take_cached_region(trust, config.data / REGION_FILE)
+        own = trust.registry.members.get(config.member)
+        if own is not None and own.jurisdiction != config.jurisdiction:
+            raise ConfigError(f"node.toml says jurisdiction {config.jurisdiction}, the region says {own.jurisdiction}")
+        if own is None or signer.kid not in {record.kid for record in own.keys}:
+            log.warning("node.key_unknown", kid=signer.kid, hint="hand member.json to the broker's operator")
+        yield NodeCore(
+            member=config.member,
+            jurisdiction=config.jurisdiction,
+            store=store,
+            signer=signer,
+            fingerprint_key=fingerprint_key,
+            trust=trust,
+            book=book,
+            now=now,
+            rand=rand,
+            backlog=config.backlog,
+        )
+
+
+async def _close_link(state: State) -> None:
+    if state.link is not None:
+        await state.link.close()
+
+
+def _read_policy(path: Path) -> Policy:
+    try:
+        return load_policy(path.read_text(encoding="utf-8"), path.name)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"the sharing policy {path} cannot be read: {exc}") from exc
+
+
+def _take_cached_region(trust: Trust, path: Path) -> None:
+    """The last region document that came over the bus, if it is newer than the invitation's."""
+    try:
+        trust.update(path.read_bytes())
+    except FileNotFoundError:
+        return
+    except ProtocolError as exc:
+        log.warning("node.cached_region_refused", reason=exc.reason.value)
+
+
+@contextmanager
+def _alone(data: Path) -> Iterator[None]:
+    """Row numbers come from one process's memory: a second one on the same data is refused."""
+    with (data / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise ConfigError(f"another process uses {data}: stop it first") from exc
+        yield
+
+
+# --- the process ------------------------------------------------------------------------------------------------
+
+
+def run(config: Config) -> int:
+    """Run a node in this process until SIGTERM or SIGINT; returns the exit code.
+
+    Raises:
+        ConfigError: a file is missing or wrong.
+    """
+    _set_up_log()
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_run_until_signal(config))
+    except ConfigError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - the process ends here, and says where the bug is without its content
+        _report(exc)
+        return 1
+    return 0
+
+
+async def _run_until_signal(config: Config) -> None:
+    node = Node(config, now=lambda: datetime.now(UTC), rand=secrets.token_bytes)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, node.stop)
+    try:
+        await node.run()
+    except ExceptionGroup as group:
+        raise _first(group) from None
+
+
+def _first(exc: BaseException) -> Exception:
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    return exc if isinstance(exc, Exception) else RuntimeError(type(exc).__name__)
+
+
+def _report(exc: BaseException) -> None:
+    """One line: what and where. The exception's own text can hold report content."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    ours = [frame for frame in frames if Path(frame.filename).parent.name in ("node", "api", "protocol")]
+    own = f"{Path(ours[-1].filename).name}:{ours[-1].lineno} {ours[-1].name}" if ours else ""
+    log.critical("node.failed", error=type(exc).__name__, where=where, called_from=own)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - not there on every platform, and not needed
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _set_up_log() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

@@ -1,0 +1,232 @@
+"""`kentongan node …`: make a node, join a region with it, run it.
+
+Private keys are made here and never leave: `member.json` holds public parts only. Nothing is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import secrets
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from node import app
+from node.config import (
+    DEFAULT_PORT,
+    FILE,
+    FINGERPRINT_KEY,
+    NATS_CREDS,
+    NATS_SEED,
+    SIGNING_KEY,
+    encode_toml_string,
+    find_config,
+    load_config,
+)
+from node.trust import Trust
+from protocol import natsauth
+from protocol.errors import ConfigError, ProtocolError
+from protocol.invitation import load_invitation, save_invitation
+from protocol.keys import SigningKey, read_secret, write_secret
+from protocol.parse import convert
+from protocol.registry import Member
+
+KEY_LIFE: Final = timedelta(days=365)
+MEMBER_FILE: Final = "member.json"
+
+_NODE_TOML: Final = """\
+# The configuration of one Kentongan node. Paths are relative to this file.
+
+member = {member}              # the id under which the region knows this organisation
+jurisdiction = {jurisdiction}        # ISO 3166-1 alpha-2 in lower case, or a registered name
+name = {name}
+data = "data"                  # database, region document, lock; back it up
+keys = "keys"                  # private keys; files of mode 0400
+policy = "policy.toml"         # who may get what; a change is taken within a second
+invitation = "invitation.json" # from the broker's operator, with `kentongan node join`
+
+[http]
+host = "127.0.0.1"             # who can reach this can try tokens: put TLS in front before opening it
+port = {port}
+
+[[token]]                      # one for each tool; to add one: sha256 of a long random token, in hex
+name = "first"
+sha256 = "{sha256}"
+
+[limits]
+backlog = 200000               # reports that may wait for the broker before new ones are refused
+"""
+
+_POLICY_TOML: Final = """\
+# The sharing policy of {jurisdiction}. Nothing is shared or taken in unless a rule allows it; a deny rule outranks
+# every allow rule. Raise `version` with every change, and hand the file to the broker's operator: both sides apply it.
+
+jurisdiction = {jurisdiction}
+version = 1
+effective_from = {now}
+description = "Cautious default, made by `kentongan node init`"
+
+[[export]]
+id = "warn-the-neighbours"
+effect = "allow"
+because = "Technical facts let others protect themselves and say nothing about who was hit"
+to = ["*"]
+disclose = ["title", "@technical", "@assessment"]
+level = {{ "times" = "coarse", "entity_counts" = "coarse" }}
+
+[export.when]
+tlp = ["CLEAR", "GREEN", "AMBER"]
+
+[[export]]
+id = "named-circle"
+effect = "allow"
+because = "Who files a report for named recipients has chosen them; victims and persons still stay here"
+to = ["*"]
+disclose = ["@narrative", "@technical", "@assessment", "@operational"]
+
+[export.when]
+tlp = ["AMBER+STRICT", "RED"]
+
+[[export]]
+id = "no-persons"
+effect = "deny"
+because = "Personal data leaves the country only after a decision of the data protection officer"
+to = ["*"]
+disclose = ["@personal"]
+
+[[export]]
+id = "no-victims"
+effect = "deny"
+because = "Victims report to us in confidence; others get the sector at most"
+to = ["*"]
+disclose = ["@victim", "@location", "@financial"]
+level = {{ "victim" = "coarse", "geo" = "coarse" }}
+
+[[import]]
+id = "take-what-is-shared"
+effect = "allow"
+because = "We hold what others decided to share with us"
+from = ["*"]
+disclose = ["*"]
+
+[[import]]
+id = "no-foreign-persons"
+effect = "deny"
+because = "We have no legal ground to hold personal data of other countries' citizens"
+from = ["*"]
+disclose = ["@personal"]
+level = {{ "contacts" = "coarse" }}
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Mount `node` with its commands under the program's parser. Each sets `run`, called with the arguments."""
+    node = subparsers.add_parser("node", help="a national CERT's side")
+    commands = node.add_subparsers(required=True, metavar="COMMAND")
+    init = commands.add_parser("init", help="make keys, configuration and a cautious policy in a new directory")
+    init.add_argument("dir", type=Path)
+    init.add_argument("--member", required=True, help="id in the region, such as id-cert")
+    init.add_argument("--jurisdiction", help="default: the member id up to its first -")
+    init.add_argument("--name", help="default: the member id")
+    init.add_argument("--port", type=int, default=DEFAULT_PORT)
+    init.set_defaults(run=lambda args: _init(args.dir, args.member, args.jurisdiction, args.name, args.port))
+    join = commands.add_parser("join", help="take the invitation from the broker's operator")
+    join.add_argument("dir", type=Path)
+    join.add_argument("invitation", type=Path)
+    join.set_defaults(run=lambda args: _join(args.dir, args.invitation))
+    run = commands.add_parser("run", help="run the node until SIGTERM")
+    run.add_argument("place", type=Path, metavar="DIR|node.toml")
+    run.set_defaults(run=lambda args: app.run(load_config(find_config(args.place))))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m node.cli node …`: the same commands without the rest of the program."""
+    parser = argparse.ArgumentParser(prog="kentongan")
+    add_parser(parser.add_subparsers(required=True, metavar="COMMAND"))
+    args = parser.parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except ConfigError as exc:
+        print(exc, file=sys.stderr)
+        return 2
+
+
+def _init(place: Path, member_id: str, jurisdiction: str | None, name: str | None, port: int) -> int:
+    jurisdiction = jurisdiction or member_id.partition("-")[0]
+    name = name or member_id
+    now = datetime.now(UTC).replace(microsecond=0)
+    key = SigningKey.from_seed(secrets.token_bytes(32))
+    seed = natsauth.create_seed(natsauth.Role.USER, secrets.token_bytes(natsauth.SEED_ENTROPY))
+    # A clock that runs a little ahead here must not make the key invalid there.
+    record = key.record(now - timedelta(hours=1), now + KEY_LIFE)
+    document = {
+        "id": member_id,
+        "jurisdiction": jurisdiction,
+        "name": name,
+        "keys": [msgspec.to_builtins(record)],
+        "transport": natsauth.public_of(seed, natsauth.Role.USER),
+    }
+    try:
+        member = convert(document, Member)
+    except ProtocolError as exc:
+        raise ConfigError(f"--{exc.path.removeprefix('$.').replace('id', 'member', 1)}: {exc.detail}") from exc
+    place.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_urlsafe(32)
+    key.save(place / "keys" / SIGNING_KEY)
+    write_secret(place / "keys" / NATS_SEED, seed.encode("ascii"))
+    write_secret(place / "keys" / FINGERPRINT_KEY, secrets.token_bytes(32))
+    texts = {
+        FILE: _NODE_TOML.format(
+            member=encode_toml_string(member_id),
+            jurisdiction=encode_toml_string(jurisdiction),
+            name=encode_toml_string(name),
+            port=port,
+            sha256=hashlib.sha256(token.encode()).hexdigest(),
+        ),
+        "policy.toml": _POLICY_TOML.format(
+            jurisdiction=encode_toml_string(jurisdiction), now=now.isoformat().replace("+00:00", "Z")
+        ),
+        MEMBER_FILE: msgspec.json.format(msgspec.json.encode(member)).decode() + "\n",
+    }
+    for file, text in texts.items():
+        _write_new(place / file, text)
+    print(f"made {place} for {member_id}; the signing key {key.kid} is valid until {record.not_after:%Y-%m-%d}")
+    print(f"token of the client 'first', shown this once: {token}")
+    print(f"next: hand {place / MEMBER_FILE} to the broker's operator, then `kentongan node join {place} INVITATION`")
+    return 0
+
+
+def _join(place: Path, invitation_file: Path) -> int:
+    config = load_config(find_config(place))
+    invitation = load_invitation(invitation_file)
+    if invitation.member != config.member:
+        raise ConfigError(f"{invitation_file} is for {invitation.member}, {place} is {config.member}")
+    trust = Trust(invitation.broker_keys, invitation.region, lambda: datetime.now(UTC))
+    seed = read_secret(config.keys / NATS_SEED).decode("ascii").strip()
+    if natsauth.subject_of(invitation.user_jwt) != natsauth.public_of(seed, natsauth.Role.USER):
+        raise ConfigError(f"{invitation_file} was made for another NATS key: hand the present member.json over again")
+    creds = config.keys / NATS_CREDS
+    if creds.exists() and config.invitation.exists() and load_invitation(config.invitation) == invitation:
+        print(f"{config.member} has this invitation already")
+        return 0
+    write_secret(creds, natsauth.format_creds(invitation.user_jwt, seed).encode("ascii"))
+    save_invitation(config.invitation, invitation)
+    members = len(trust.registry.members)
+    print(f"{config.member} joined {trust.registry.region.region} ({members} members): `kentongan node run {place}`")
+    return 0
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as exc:
+        raise ConfigError(f"{path} exists and is never overwritten: move it away first") from exc
+
+
+if __name__ == "__main__":
+    sys.exit(main())

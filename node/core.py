@@ -1,0 +1,237 @@
+"""The node without its edges: what it does with filings, messages and words of its users, one transaction each.
+
+Guarantees: what a method returns is on disk; a method that raises changed nothing. Not for two threads at once, except
+`open`, which is pure. Knows no HTTP, no bus and no event loop: a simulator drives it as well as `loops`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+import msgspec
+from msgspec import UNSET
+
+from node import store
+from node.filing import Reply, Round
+from node.intake import Posting
+from node.opening import Bench, Message, Opened, open_messages
+from node.outbox import Outbox
+from node.receive import Clerk, TakenIn, write_confirmation
+from node.signing import Desk
+from node.store import Store, instant, microseconds
+from node.trust import Trust
+from protocol import limits
+from protocol.envelope import Rand
+from protocol.errors import ProtocolError
+from protocol.keys import Signer
+from protocol.policy import PolicyBook
+from protocol.reasons import Reason
+from protocol.statements import Confirmation
+
+IDEMPOTENCY_KEPT: Final = timedelta(days=30)
+"""After this, equal content is still recognised by itself; only the key is forgotten."""
+Word = Literal["read", "acting", "closed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message for the broker, and the numbers of what is in it."""
+
+    numbers: tuple[int, ...]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A word about another member's report that is on disk."""
+
+    report_id: str
+    revision: int
+    digest: str
+    state: str
+    at: datetime
+    replayed: bool
+
+
+class NodeCore:
+    """One node.
+
+    Args:
+        member, jurisdiction: who it is.
+        store: what it holds.
+        signer: its signing key.
+        fingerprint_key: secret of its own, see `ids.fingerprint`.
+        trust: the region as it knows it.
+        book: its jurisdiction's policy; may be replaced while it runs.
+        now: the clock, aware UTC.
+        rand: returns that many random bytes.
+        backlog: reports that may wait for the broker before new ones are refused.
+    """
+
+    def __init__(
+        self,
+        *,
+        member: str,
+        jurisdiction: str,
+        store: Store,
+        signer: Signer,
+        fingerprint_key: bytes,
+        trust: Trust,
+        book: PolicyBook,
+        now: Callable[[], datetime],
+        rand: Rand,
+        backlog: int = 200_000,
+    ) -> None:
+        self.member = member
+        self.jurisdiction = jurisdiction
+        self.store = store
+        self.trust = trust
+        self.book = book
+        self._signer = signer
+        self._now = now
+        self._backlog = backlog
+        self._desk = Desk(
+            member=member, jurisdiction=jurisdiction, signer=signer, fingerprint_key=fingerprint_key, rand=rand
+        )
+        self.outbox = Outbox(rand)
+        self.words = Outbox(rand)
+        self._recover()
+
+    def _recover(self) -> None:
+        """After a start, everything that waits is due at once."""
+        now = self._now()
+        with self.store.read() as reads:
+            for row in reads.waiting(store.submissions):
+                self.outbox.add(row.id, instant(row.created_at), now, row.reports)
+            for row in reads.waiting(store.confirmations_out):
+                self.words.add(row.id, instant(row.created_at), now)
+
+    # --- filing
+
+    def check_backlog(self) -> None:
+        """ProtocolError(BACKLOG_FULL) while too much waits for the broker."""
+        if self.outbox.weight >= self._backlog:
+            raise ProtocolError(
+                Reason.BACKLOG_FULL, "$", f"{self.outbox.weight} reports wait to be sent: try again when the link is up"
+            )
+
+    def file(self, postings: Sequence[Posting]) -> list[Reply]:
+        """Take in what clients posted: the answers are true when this returns, in one transaction for all of them.
+
+        Raises:
+            Transient: the disk is full; nothing was taken.
+        """
+        now = self._now()
+        with self.store.write() as tx:
+            filed = Round(tx, self._desk, self.book, self.trust.registry, now).file(postings)
+        for number, reports in filed.to_send:
+            self.outbox.add(number, now, now, reports)
+        return filed.replies
+
+    # --- sending
+
+    def outgoing(self, most: int) -> list[Outgoing]:
+        """Submissions that are due, the bytes the same at each attempt. Say `tried` for each."""
+        numbers = self.outbox.take(self._now(), most)
+        with self.store.read() as reads:
+            return [Outgoing((row.id,), row.message) for row in reads.submissions_by("id", numbers)] if numbers else []
+
+    def tried(self, stored: Sequence[int], failed: Sequence[int]) -> None:
+        """What became of the attempts."""
+        self.outbox.tried(stored, self._now(), stored=True)
+        self.outbox.tried(failed, self._now(), stored=False)
+
+    def outgoing_words(self, most: int) -> list[Outgoing]:
+        """Confirmations that are due, in up to `most` messages."""
+        numbers = self.words.take(self._now(), most * limits.CONFIRMATIONS_PER_MESSAGE)
+        if not numbers:
+            return []
+        with self.store.read() as reads:
+            rows = reads.confirmations_by("id", numbers)
+        messages: list[Outgoing] = []
+        part: list[tuple[int, str]] = []
+        size = 0
+        for row in rows:
+            if part and (len(part) >= limits.CONFIRMATIONS_PER_MESSAGE or size + len(row.jws) > limits.SUBMISSION):
+                messages.append(_bundle(part))
+                part, size = [], 0
+            part.append((row.id, row.jws))
+            size += len(row.jws) + 3
+        return [*messages, _bundle(part)]
+
+    def tried_words(self, stored: Sequence[int], failed: Sequence[int]) -> None:
+        """What became of the attempts."""
+        self.words.tried(stored, self._now(), stored=True)
+        self.words.tried(failed, self._now(), stored=False)
+
+    def link_is_up(self) -> None:
+        """The bus is there (again): send at once what failed."""
+        self.outbox.hurry(self._now())
+        self.words.hurry(self._now())
+
+    # --- receiving
+
+    def open(self, messages: Sequence[Message], *, region_is_fresh: bool = False) -> Opened:
+        """Verify bus messages; see `open_messages`. Pure: may run on any thread."""
+        trust = self.trust
+        bench = Bench(self.member, self.jurisdiction, trust.registry, trust.broker_keys, self.book, self._now())
+        return open_messages(messages, bench, region_is_fresh=region_is_fresh)
+
+    def take_in(self, opened: Opened) -> TakenIn:
+        """Commit what was verified: the messages may be acknowledged when this returns.
+
+        Raises:
+            Transient: the disk is full; nothing was taken.
+        """
+        now = self._now()
+        with self.store.write() as tx:
+            taken = Clerk(tx, self.member, self._signer, now).take(opened.pieces)
+        self.outbox.settle(taken.settled)
+        self.words.settle(taken.noted)
+        for number in taken.to_send:
+            self.words.add(number, now, now)
+        return taken
+
+    def receive(self, messages: Sequence[Message]) -> TakenIn:
+        """Verify and commit in one go, an unknown key refused: for callers without loops of their own."""
+        return self.take_in(self.open(messages, region_is_fresh=True))
+
+    # --- the users' own words
+
+    def confirm(self, report_id: str, state: Word, revision: int | None = None) -> Said:
+        """Tell a report's origin that somebody here read it, acts on it, or has closed it. Saying it twice is once.
+
+        Raises:
+            ProtocolError: UNKNOWN_REPORT.
+        """
+        now = self._now()
+        number: int | None = None
+        with self.store.write() as tx:
+            rows = [row for row in tx.inbox_by("report_id", [report_id]) if revision in (None, row.revision)]
+            if not rows:
+                raise ProtocolError(Reason.UNKNOWN_REPORT, "$", "no such report, or revision of it, was received")
+            row = max(rows, key=lambda found: found.revision)
+            if row.state == state:
+                return Said(row.report_id, row.revision, row.digest, state, instant(row.state_at), replayed=True)
+            at = microseconds(now)
+            confirmation = Confirmation(
+                iss=self.member, aud=row.origin, at=now, state=state, reports=[row.digest], delivery=UNSET
+            )
+            number, _ = write_confirmation(tx, confirmation, self._signer, at)
+            tx.set(store.inbox, "digest", [{"digest": row.digest, "state": state, "state_at": at}])
+            event = {"report_id": row.report_id, "revision": row.revision, "digest": row.digest, "state": state}
+            tx.event("report.state", event, at)
+        self.words.add(number, now, now)
+        return Said(row.report_id, row.revision, row.digest, state, now, replayed=False)
+
+    def tidy(self) -> None:
+        """Drop what is only kept for a while."""
+        with self.store.write() as tx:
+            tx.forget_answers(microseconds(self._now() - IDEMPOTENCY_KEPT))
+
+
+def _bundle(part: Sequence[tuple[int, str]]) -> Outgoing:
+    return Outgoing(tuple(number for number, _ in part), msgspec.json.encode([jws for _, jws in part]))

@@ -1,0 +1,231 @@
+"""Steps 1 and 2 of a report's life, for a batch of POSTs: told apart, signed, and written down.
+
+Guarantees: "twice is once" also within the batch: equal items collapse, the second is a replay of the first; the same
+idempotency key gets the same answer. All of it is written through the caller's transaction, and no answer exists before
+that commits. Refuses item by item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from node import store
+from node.answers import Accepted, Answer, Result, answer_many, answer_one
+from node.identity import Fresh, Known, Shelf, decide
+from node.intake import Draft, Item, Posting
+from node.signing import ENVELOPE_CONTENT, Desk, Sealed, Sheet
+from node.store import Reads, Tx, microseconds
+from protocol import limits
+from protocol.errors import ProtocolError
+from protocol.policy import PolicyBook
+from protocol.reasons import Reason
+from protocol.registry import Registry
+
+Reply = Answer | ProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """What a batch came to: replies in order, and the submissions to be sent as (number, reports)."""
+
+    replies: list[Reply]
+    to_send: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """An item that is on the shelf; its digest is known once all is signed."""
+
+    known: Known
+    replayed: bool
+
+
+class Round:
+    """One batch. Use once.
+
+    Args:
+        tx: the transaction.
+        desk: writes headers and signs.
+        book, registry: policy and region for the whole batch.
+        now: the time of all of it.
+    """
+
+    def __init__(self, tx: Tx, desk: Desk, book: PolicyBook, registry: Registry, now: datetime) -> None:
+        self._tx = tx
+        self._desk = desk
+        self._book = book
+        self._registry = registry
+        self._now = now
+        self._at = microseconds(now)
+        self._shelf = Shelf()
+        self._pending: list[Sheet] = []
+        self._size = 0
+        self._sealed: list[Sealed] = []
+
+    def file(self, postings: Sequence[Posting]) -> Filed:
+        """Take in the batch."""
+        self._shelf = stock(self._tx, [item for posting in postings for item in posting.items])
+        placed: list[list[_Placed | ProtocolError] | Reply | int] = []
+        by_key: dict[tuple[str, str], int] = {}
+        for index, posting in enumerate(postings):
+            earlier = self._earlier(posting, postings, by_key) if posting.key else None
+            placed.append([self._place(item) for item in posting.items] if earlier is None else earlier)
+            if posting.key and earlier is None:
+                by_key[posting.client, posting.key] = index
+        self._sign()
+        replies: list[Reply] = []
+        for posting, found in zip(postings, placed, strict=True):
+            if isinstance(found, int):
+                replies.append(_again(replies[found]))
+            elif isinstance(found, list):
+                replies.append(_reply(posting, found))
+            else:
+                replies.append(found)
+        to_send = self._write()
+        self._remember(postings, by_key, replies)
+        return Filed(replies, to_send)
+
+    def _earlier(
+        self, posting: Posting, postings: Sequence[Posting], by_key: dict[tuple[str, str], int]
+    ) -> Reply | int | None:
+        """What this idempotency key got before: on disk, or by the index of the posting in this batch."""
+        index = by_key.get((posting.client, posting.key))
+        row = self._tx.answer(posting.client, posting.key) if index is None else None
+        if index is None and row is None:
+            return None
+        body_hash = row.body_hash if row else postings[index or 0].body_hash
+        if body_hash != posting.body_hash:
+            return ProtocolError(
+                Reason.IDEMPOTENCY_KEY_REUSED, "$", "this idempotency key was used for another body: draw a new key"
+            )
+        return Answer(row.status, row.response, replayed=True) if row else index
+
+    def _place(self, item: Item) -> _Placed | ProtocolError:
+        if not isinstance(item, Draft):
+            return item
+        try:
+            found = decide(item, self._shelf)
+            if isinstance(found, Fresh) and found.previous is not None and not found.previous.digest:
+                # The header names the previous revision's digest, which exists once that is signed.
+                self._sign()
+                found = decide(item, self._shelf)
+        except ProtocolError as exc:
+            return exc
+        if isinstance(found, Known):
+            return _Placed(found, replayed=True)
+        full = len(self._pending) >= limits.REPORTS_PER_SUBMISSION or self._size + len(item.content) > ENVELOPE_CONTENT
+        if self._pending and full:
+            self._sign()
+        sheet = self._desk.write(item, found, self._book, self._registry, self._now)
+        self._shelf.add(sheet.known)
+        self._pending.append(sheet)
+        self._size += len(item.content)
+        return _Placed(sheet.known, replayed=False)
+
+    def _sign(self) -> None:
+        if not self._pending:
+            return
+        self._sealed += self._desk.seal(self._pending, self._now)
+        for sheet in self._pending:
+            if sheet.known.error is not None:
+                self._shelf.forget(sheet.known)
+        self._pending, self._size = [], 0
+
+    def _write(self) -> list[tuple[int, int]]:
+        envelopes: list[dict[str, Any]] = []
+        reports: list[dict[str, Any]] = []
+        to_send: list[tuple[int, int]] = []
+        for sealed in self._sealed:
+            number = self._tx.number(store.submissions)
+            leaving = sealed.leaving
+            row = {"id": number, "digest": sealed.digest, "message": sealed.message, "reports": leaving}
+            envelopes.append({**row, "created_at": self._at, "waiting": leaving > 0})
+            if leaving:
+                to_send.append((number, leaving))
+            reports += [self._row(sheet, number) for sheet in sealed.sheets]
+        self._tx.add(store.submissions, envelopes)
+        self._tx.add(store.own_reports, reports)
+        return to_send
+
+    def _row(self, sheet: Sheet, submission: int) -> dict[str, Any]:
+        known, signed = sheet.known, sheet.signed
+        if signed is None:
+            raise AssertionError("a sealed report without its signed form")
+        ids = {"report_id": known.report_id, "revision": known.revision, "incident_id": known.incident_id}
+        state = "kept" if known.kept else "queued"
+        filing = sheet.draft.filing
+        facts = {"digest": known.digest, "phase": filing.phase, "tlp": filing.marking.tlp, "state": state}
+        self._tx.event("report.filed", {**ids, **facts}, self._at)
+        return {
+            **ids,
+            "seq": self._tx.number(store.own_reports),
+            "digest": known.digest,
+            "submission": submission,
+            "content_hash": known.content_hash,
+            "filed_at": self._at,
+            "state": state,
+            "kept": known.kept,
+            "filing": sheet.draft.content,
+            "disclosures": "~".join(
+                (signed.header_text, *signed.containers, *(item.text for item in signed.disclosures))
+            ),
+        }
+
+    def _remember(
+        self, postings: Sequence[Posting], by_key: dict[tuple[str, str], int], replies: Sequence[Reply]
+    ) -> None:
+        """Only what was accepted: a refused request may be put right and sent again under its key."""
+        rows = []
+        for (client, key), index in by_key.items():
+            reply = replies[index]
+            if isinstance(reply, Answer) and reply.status == 202:
+                row = {"client": client, "key": key, "body_hash": postings[index].body_hash, "at": self._at}
+                rows.append({**row, "status": reply.status, "response": reply.body})
+        self._tx.add(store.idempotency, rows)
+
+
+def stock(reads: Reads, items: Sequence[Item]) -> Shelf:
+    """All that is known about the ids and contents that these items name."""
+    filings = [(item.filing, item.content_hash) for item in items if isinstance(item, Draft)]
+    report_ids = {str(filing.report_id) for filing, _ in filings if filing.report_id}
+    contents = {content for filing, content in filings if not filing.report_id}
+    incidents = {str(filing.incident_id) for filing, _ in filings if filing.incident_id}
+    shelf = Shelf(
+        foreign_reports=reads.foreign("report_id", report_ids),
+        foreign_incidents=reads.foreign("incident_id", incidents),
+    )
+    for row in reads.identities("report_id", report_ids):
+        shelf.by_report.setdefault(row.report_id, []).append(_known(row))
+    for row in reads.identities("content_hash", contents):
+        shelf.by_content.setdefault(row.content_hash, []).append(_known(row))
+    return shelf
+
+
+def _known(row: Any) -> Known:
+    return Known(row.report_id, row.revision, row.incident_id, row.content_hash, row.kept, row.digest)
+
+
+def _reply(posting: Posting, placed: Sequence[_Placed | ProtocolError]) -> Reply:
+    results = [_result(item, f"$[{index}]" if posting.many else "$") for index, item in enumerate(placed)]
+    if posting.many:
+        return answer_many(results)
+    result = results[0]
+    return answer_one(result) if isinstance(result, Accepted) else result
+
+
+def _result(item: _Placed | ProtocolError, at: str) -> Result:
+    error = item if isinstance(item, ProtocolError) else item.known.error
+    if error is None and isinstance(item, _Placed):
+        return Accepted(item.known, item.replayed)
+    if error is None:
+        raise AssertionError("neither placed nor refused")
+    if error.path.startswith(at):
+        return error
+    return ProtocolError(error.reason, at + error.path[1:], error.detail)
+
+
+def _again(reply: Reply) -> Reply:
+    return Answer(reply.status, reply.body, replayed=True) if isinstance(reply, Answer) else reply

@@ -1,0 +1,151 @@
+"""From filings to signed envelopes: headers, "what may never leave never leaves", one signature for many reports.
+
+Guarantees: the message that goes out holds only what the own jurisdiction's export policy lets somebody have; a report
+whose header nobody may have stays here, though it is signed; a message is below its limit. Pure but for the signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from msgspec import UNSET
+
+from node.identity import Fresh, Known
+from node.ids import fingerprint, uuid7
+from node.intake import Draft
+from protocol import limits
+from protocol.envelope import Rand, SignedReport, issue, leave, present
+from protocol.errors import ProtocolError
+from protocol.keys import Signer
+from protocol.policy import HEADER, Facts, PolicyBook, facts_of, may_leave
+from protocol.reasons import Reason
+from protocol.registry import Registry
+from protocol.report import SCHEMA, Filing, Header, Origin, Report
+
+_IDENTITY: Final = frozenset({"report_id", "incident_id", "revision", "body"})
+_SAID: Final = tuple(name for name in Filing.__struct_fields__ if name not in _IDENTITY)
+"""What a filing says that goes into the header as it is."""
+ENVELOPE_CONTENT: Final = limits.REPORT
+"""Bytes of content, as JSON, that are put into one envelope on a guess; signed, they are two to four times as many."""
+_REMEMBERED: Final = 4_096
+
+
+@dataclass(slots=True)
+class Sheet:
+    """A report on its way to being signed."""
+
+    known: Known
+    draft: Draft
+    report: Report
+    exact: int
+    coarse: int
+    signed: SignedReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A signed envelope: its name, what of it may be sent, and the reports in it."""
+
+    digest: str
+    message: bytes
+    sheets: tuple[Sheet, ...]
+
+    @property
+    def leaving(self) -> int:
+        """How many of the reports are sent; with none, the envelope stays here."""
+        return sum(not sheet.known.kept for sheet in self.sheets)
+
+
+@dataclass(slots=True)
+class _Memory:
+    """Answers of the policy while neither policies nor region nor any date in them change."""
+
+    book: PolicyBook
+    registry: Registry
+    until: datetime | None
+    since: datetime
+    answers: dict[Facts, tuple[int, int]] = field(default_factory=dict)
+
+
+class Desk:
+    """Writes headers and signs, for one member.
+
+    Args:
+        member, jurisdiction: the origin of all reports.
+        signer: the member's signing key.
+        fingerprint_key: see `ids.fingerprint`.
+        rand: returns that many random bytes.
+    """
+
+    def __init__(self, *, member: str, jurisdiction: str, signer: Signer, fingerprint_key: bytes, rand: Rand) -> None:
+        self._origin = Origin(jurisdiction=jurisdiction, member=member)
+        self._signer = signer
+        self._fingerprint_key = fingerprint_key
+        self._rand = rand
+        self._memory: _Memory | None = None
+
+    def write(self, draft: Draft, fresh: Fresh, book: PolicyBook, registry: Registry, now: datetime) -> Sheet:
+        """Give a filing its header, and find out what of it may leave."""
+        filing = draft.filing
+        report_id = fresh.report_id or str(uuid7(now, self._rand))
+        incident_id = fresh.incident_id or str(uuid7(now, self._rand))
+        header = Header(
+            schema=SCHEMA,
+            report_id=UUID(report_id),
+            incident_id=UUID(incident_id),
+            revision=fresh.revision,
+            origin=self._origin,
+            issued_at=now,
+            fingerprint=fingerprint(self._fingerprint_key, filing, draft.content),
+            supersedes=fresh.previous.digest if fresh.previous else UNSET,
+            **{name: getattr(filing, name) for name in _SAID},
+        )
+        exact, coarse = self._may_leave(facts_of(header), book, registry, now)
+        known = Known(report_id, fresh.revision, incident_id, draft.content_hash, kept=not exact & HEADER)
+        return Sheet(known, draft, Report(header=header, body=filing.body), exact, coarse)
+
+    def seal(self, sheets: Sequence[Sheet], now: datetime) -> list[Sealed]:
+        """Sign reports in as few envelopes as their sizes allow.
+
+        A report that is too large even alone gets `known.error` and is in no envelope.
+        """
+        envelope = issue([sheet.report for sheet in sheets], self._origin.member, self._signer, now, self._rand)
+        parts: list[list[str]] = []
+        for sheet, signed in zip(sheets, envelope.reports, strict=True):
+            if not isinstance(signed, SignedReport):
+                raise AssertionError("issue() refuses no report")  # noqa: TRY004 - a bug, not a bad value
+            sheet.signed = signed
+            sheet.known.digest = signed.digest
+            if not sheet.known.kept:
+                parts.append(leave(signed, sheet.exact, sheet.coarse))
+        message = present(envelope.jws, parts).encode("ascii")
+        if len(message) <= limits.SUBMISSION:
+            return [Sealed(envelope.digest, message, tuple(sheets))]
+        if len(sheets) > 1:
+            half = len(sheets) // 2
+            return self.seal(sheets[:half], now) + self.seal(sheets[half:], now)
+        sheets[0].known.error = ProtocolError(
+            Reason.TOO_LARGE, "$", f"signed, this report is over {limits.SUBMISSION} bytes: split it"
+        )
+        return []
+
+    def _may_leave(self, facts: Facts, book: PolicyBook, registry: Registry, now: datetime) -> tuple[int, int]:
+        memory = self._memory
+        if (
+            memory is None
+            or memory.book is not book
+            or memory.registry is not registry
+            or now < memory.since
+            or (memory.until is not None and now >= memory.until)
+            or len(memory.answers) >= _REMEMBERED
+        ):
+            memory = self._memory = _Memory(book, registry, book.next_change(now), now)
+        answer = memory.answers.get(facts)
+        if answer is None:
+            others = {member.jurisdiction for member in registry.recipients() if member.id != self._origin.member}
+            answer = memory.answers[facts] = may_leave(facts, others, book, now)
+        return answer

@@ -1,0 +1,461 @@
+"""What a node holds on disk; the only file of the node that speaks SQL.
+
+Guarantees: `write` is one transaction, on disk when it returns (SQLite WAL, synchronous=FULL) or not there at all;
+events get gapless-by-order numbers and are announced only after the commit, in their order. Refuses: a database of a
+newer schema (ConfigError). A full or busy disk is `Transient`: nothing was committed, try again.
+
+One thread writes (the caller sees to that), so row numbers come from counters in memory; reads may run beside it.
+Times are microseconds since 1970.
+
+    submissions        what was signed, exactly as sent; `waiting` until the broker's receipt is here
+    own_reports        every revision that this member filed, with all of its disclosures as evidence
+    confirmed          who confirmed an own report, by which statement
+    inbox              what others reported, as verified and as far as this node's import policy lets it in
+    refused            what others reported and this node did not take, with the reason
+    confirmations_out  what this member signed about others' reports; `waiting` until the broker noted it
+    statements         verified statements of others (deliveries, confirmations, links) as they signed them
+    links              pairs of reports that are about the same thing
+    idempotency        answers by idempotency key
+    events             the feed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Row,
+    String,
+    Table,
+    Text,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.exc import OperationalError
+
+from protocol.errors import ConfigError, Transient
+
+SCHEMA: Final = 1
+_IN: Final = 500
+"""Values in one IN list: below what any database takes."""
+_PASSING: Final = {"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR"}
+
+_meta = MetaData()
+_Id = BigInteger().with_variant(Integer, "sqlite")
+meta = Table("meta", _meta, Column("name", String, primary_key=True), Column("value", String, nullable=False))
+submissions = Table(
+    "submissions",
+    _meta,
+    Column("id", _Id, primary_key=True, autoincrement=False),
+    Column("digest", String(43), nullable=False, unique=True),
+    Column("message", LargeBinary, nullable=False),
+    Column("reports", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("waiting", Boolean, nullable=False, index=True),
+    Column("receipt", Text),
+)
+own_reports = Table(
+    "own_reports",
+    _meta,
+    Column("seq", _Id, primary_key=True, autoincrement=False),
+    Column("digest", String(43), nullable=False, unique=True),
+    Column("report_id", String(36), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("incident_id", String(36), nullable=False, index=True),
+    Column("submission", ForeignKey("submissions.id"), nullable=False, index=True),
+    Column("content_hash", String(43), nullable=False, index=True),
+    Column("filed_at", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("kept", Boolean, nullable=False),
+    Column("filing", LargeBinary, nullable=False),
+    Column("disclosures", Text, nullable=False),
+    Column("outcome", LargeBinary),
+    Index("own_reports_by_id", "report_id", "revision", unique=True),
+)
+confirmed = Table(
+    "confirmed",
+    _meta,
+    Column("report", String(43), nullable=False),
+    Column("member", String(31), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("refusal", LargeBinary),
+    Column("statement", String(43), nullable=False),
+    PrimaryKeyConstraint("report", "member", "state"),
+)
+inbox = Table(
+    "inbox",
+    _meta,
+    Column("seq", _Id, primary_key=True, autoincrement=False),
+    Column("digest", String(43), nullable=False, unique=True),
+    Column("report_id", String(36), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("incident_id", String(36), nullable=False, index=True),
+    Column("origin", String(31), nullable=False),
+    Column("jurisdiction", String(31), nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("broker_received_at", BigInteger, nullable=False),
+    Column("presentation", Text, nullable=False),
+    Column("view", LargeBinary, nullable=False),
+    Column("undisclosed", Integer, nullable=False),
+    Column("withheld", LargeBinary, nullable=False),
+    Column("delivery", BigInteger, nullable=False),
+    Column("statement", String(43), nullable=False),
+    Column("confirmation", String(43), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("state_at", BigInteger, nullable=False),
+    Index("inbox_by_id", "report_id", "revision", unique=True),
+)
+refused = Table(
+    "refused",
+    _meta,
+    Column("digest", String(43), primary_key=True),
+    Column("origin", String(31), nullable=False),
+    Column("report_id", String(36)),
+    Column("revision", Integer),
+    Column("refusal", LargeBinary, nullable=False),
+    Column("delivery", BigInteger, nullable=False),
+    Column("statement", String(43), nullable=False),
+    Column("confirmation", String(43), nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+confirmations_out = Table(
+    "confirmations_out",
+    _meta,
+    Column("id", _Id, primary_key=True, autoincrement=False),
+    Column("digest", String(43), nullable=False, unique=True),
+    Column("jws", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("waiting", Boolean, nullable=False, index=True),
+    Column("noted_at", BigInteger),
+    Column("refusal", LargeBinary),
+)
+statements = Table(
+    "statements",
+    _meta,
+    Column("digest", String(43), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("jws", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+links = Table(
+    "links",
+    _meta,
+    Column("a", String(43), nullable=False),
+    Column("b", String(43), nullable=False),
+    Column("a_report", String(36), nullable=False, index=True),
+    Column("b_report", String(36), nullable=False, index=True),
+    Column("link", LargeBinary, nullable=False),
+    Column("statement", String(43), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("a", "b"),
+)
+idempotency = Table(
+    "idempotency",
+    _meta,
+    Column("client", String(64), nullable=False),
+    Column("key", String(255), nullable=False),
+    Column("body_hash", String(43), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("response", LargeBinary, nullable=False),
+    Column("at", BigInteger, nullable=False, index=True),
+    PrimaryKeyConstraint("client", "key"),
+)
+events = Table(
+    "events",
+    _meta,
+    Column("seq", _Id, primary_key=True, autoincrement=False),
+    Column("kind", String(32), nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+_NUMBERED: Final = (
+    (submissions, "id"),
+    (own_reports, "seq"),
+    (inbox, "seq"),
+    (confirmations_out, "id"),
+    (events, "seq"),
+)
+
+
+def microseconds(time: datetime) -> int:
+    """A time as the tables hold it."""
+    return int(time.timestamp() * 1_000_000)
+
+
+def instant(value: int) -> datetime:
+    """A time out of a table."""
+    return datetime.fromtimestamp(value / 1_000_000, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the feed. `data` is JSON with ids, states and reasons, never report content."""
+
+    seq: int
+    kind: str
+    data: bytes
+    at: int
+
+
+def _in(column: Any, values: Collection[Any]) -> Iterator[Any]:
+    """Conditions that together say `column in values`."""
+    listed = list(values)
+    for start in range(0, len(listed), _IN):
+        yield column.in_(listed[start : start + _IN])
+
+
+class Reads:
+    """Queries; on a connection that shows one state of the database."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._db = connection
+
+    def _by(self, table: Table, column: str, values: Collection[Any]) -> list[Row[Any]]:
+        return [
+            row
+            for condition in _in(table.c[column], values)
+            for row in self._db.execute(select(table).where(condition).order_by(*table.primary_key))
+        ]
+
+    def identities(self, column: str, values: Collection[Any]) -> list[Row[Any]]:
+        """Own revisions by any indexed column, without their content, in the order of filing."""
+        chosen = ("digest", "report_id", "revision", "incident_id", "content_hash", "kept", "submission")
+        query = select(*(own_reports.c[name] for name in chosen)).order_by(own_reports.c.seq)
+        return [
+            row for condition in _in(own_reports.c[column], values) for row in self._db.execute(query.where(condition))
+        ]
+
+    def foreign(self, column: str, values: Collection[str]) -> set[str]:
+        """Which of these `report_id`s or `incident_id`s stand in the inbox."""
+        query = select(inbox.c[column]).distinct()
+        return {row[0] for c in _in(inbox.c[column], values) for row in self._db.execute(query.where(c))}
+
+    def answer(self, client: str, key: str) -> Row[Any] | None:
+        """The answer that an idempotency key got."""
+        query = select(idempotency).where(idempotency.c.client == client, idempotency.c.key == key)
+        return self._db.execute(query).one_or_none()
+
+    def waiting(self, table: Table) -> list[Row[Any]]:
+        """What still waits for the broker's word, oldest first: id, created_at and, for submissions, reports."""
+        size = [table.c.reports] if table is submissions else []
+        query = select(table.c.id, table.c.created_at, *size).where(table.c.waiting).order_by(table.c.id)
+        return list(self._db.execute(query))
+
+    def submissions_by(self, column: str, values: Collection[Any]) -> list[Row[Any]]:
+        """Submissions by `id` or `digest`."""
+        return self._by(submissions, column, values)
+
+    def submission_heads(self, digests: Collection[str]) -> list[Row[Any]]:
+        """Submissions without their messages."""
+        chosen = (submissions.c[name] for name in ("id", "digest", "created_at", "waiting", "receipt"))
+        query = select(*chosen)
+        return [row for c in _in(submissions.c.digest, digests) for row in self._db.execute(query.where(c))]
+
+    def confirmations_by(self, column: str, values: Collection[Any]) -> list[Row[Any]]:
+        """Own confirmations by `id` or `digest`."""
+        return self._by(confirmations_out, column, values)
+
+    def own_by(self, column: str, values: Collection[Any]) -> list[Row[Any]]:
+        """Own revisions with their content, by any indexed column."""
+        return self._by(own_reports, column, values)
+
+    def own_page(self, after: int, limit: int) -> list[Row[Any]]:
+        """Own revisions in the order of filing."""
+        query = select(own_reports).where(own_reports.c.seq > after).order_by(own_reports.c.seq).limit(limit)
+        return list(self._db.execute(query))
+
+    def confirmed_by(self, reports: Collection[str]) -> list[Row[Any]]:
+        """Confirmations of own reports, by the reports' digests."""
+        return self._by(confirmed, "report", reports)
+
+    def inbox_by(self, column: str, values: Collection[Any]) -> list[Row[Any]]:
+        """Others' reports by any indexed column."""
+        return self._by(inbox, column, values)
+
+    def inbox_page(self, after: int, limit: int) -> list[Row[Any]]:
+        """Others' reports in the order of arrival."""
+        query = select(inbox).where(inbox.c.seq > after).order_by(inbox.c.seq).limit(limit)
+        return list(self._db.execute(query))
+
+    def refused_by(self, column: str, values: Collection[Any]) -> list[Row[Any]]:
+        """What this node did not take."""
+        return self._by(refused, column, values)
+
+    def links_of(self, report_id: str) -> list[Row[Any]]:
+        """Links of a report to others."""
+        query = select(links).where(or_(links.c.a_report == report_id, links.c.b_report == report_id))
+        return list(self._db.execute(query.order_by(links.c.at, links.c.a, links.c.b)))
+
+    def known_statements(self, digests: Collection[str]) -> set[str]:
+        """Which of these statements are here."""
+        query = select(statements.c.digest)
+        return {row[0] for c in _in(statements.c.digest, digests) for row in self._db.execute(query.where(c))}
+
+    def events_after(self, seq: int, limit: int) -> list[Event]:
+        """The feed from a place on."""
+        query = select(events).where(events.c.seq > seq).order_by(events.c.seq).limit(limit)
+        return [Event(*row) for row in self._db.execute(query)]
+
+
+class Tx(Reads):
+    """Writes within one transaction."""
+
+    def __init__(self, connection: Connection, last: dict[str, int]) -> None:
+        super().__init__(connection)
+        self.last = last
+        self.events: list[Event] = []
+
+    def number(self, table: Table) -> int:
+        """The next row number of a table."""
+        self.last[table.name] += 1
+        return self.last[table.name]
+
+    def add(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Insert rows."""
+        if rows:
+            self._db.execute(insert(table), list(rows))
+
+    def set(self, table: Table, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Update rows found by `key`; every row names the same columns."""
+        if rows:
+            names = [name for name in rows[0] if name != key]
+            query = update(table).where(table.c[key] == bindparam(f"_{key}"))
+            query = query.values({name: bindparam(f"_{name}") for name in names})
+            self._db.execute(query, [{f"_{name}": value for name, value in row.items()} for row in rows])
+
+    def put(self, table: Table, row: Mapping[str, Any]) -> None:
+        """Insert a row, in place of the one with its primary key if there is one."""
+        key = [column == row[column.name] for column in table.primary_key]
+        self._db.execute(delete(table).where(*key))
+        self._db.execute(insert(table), [dict(row)])
+
+    def event(self, kind: str, data: Mapping[str, Any], at: int) -> None:
+        """Append to the feed."""
+        self.events.append(Event(self.number(events), kind, msgspec.json.encode(data), at))
+
+    def forget_answers(self, before: int) -> None:
+        """Drop idempotency keys of before that time."""
+        self._db.execute(delete(idempotency).where(idempotency.c.at < before))
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        self.add(events, [{"seq": e.seq, "kind": e.kind, "data": e.data, "at": e.at} for e in self.events])
+
+
+class Store:
+    """The database of one node. Made with a URL so that another database can take its place."""
+
+    def __init__(self, url: str) -> None:
+        # Parameters hold report content, and errors end up in logs.
+        self._engine = create_engine(url, hide_parameters=True, pool_size=4, max_overflow=4)
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _set_up_sqlite)
+            event.listen(self._engine, "begin", _begin_sqlite)
+        self.on_events: Callable[[Sequence[Event]], None] = _ignore
+        """Called on the writing thread after each commit that made events."""
+        with self._engine.begin() as connection:
+            meta.create(connection, checkfirst=True)
+            _check_schema(connection)
+            _meta.create_all(connection)
+            self._last = {
+                table.name: int(connection.execute(select(func.max(table.c[key]))).scalar() or 0)
+                for table, key in _NUMBERED
+            }
+
+    @classmethod
+    def open(cls, directory: Path) -> Store:
+        """The store in a data directory, which is made if need be."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return cls(f"sqlite:///{directory / 'node.db'}")
+
+    @contextmanager
+    def write(self) -> Iterator[Tx]:
+        """One transaction, committed on leaving unless an exception leaves first.
+
+        Raises:
+            Transient: the disk is full or busy; nothing was committed.
+        """
+        try:
+            with self._engine.begin() as connection:
+                tx = Tx(connection, dict(self._last))
+                yield tx
+                tx.flush()
+        except OperationalError as exc:
+            if _is_passing(exc):
+                raise Transient("the disk takes no more for now") from exc
+            raise
+        self._last = tx.last
+        if tx.events:
+            self.on_events(tx.events)
+
+    @contextmanager
+    def read(self) -> Iterator[Reads]:
+        """Queries that see one state of the database."""
+        with self._engine.connect() as connection, connection.begin():
+            yield Reads(connection)
+
+    @property
+    def last_event(self) -> int:
+        """The number of the newest event."""
+        return self._last[events.name]
+
+    def close(self) -> None:
+        """Close all connections. May be called again."""
+        self._engine.dispose()
+
+
+def _ignore(found: Sequence[Event]) -> None:
+    pass
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    # The driver's own transaction handling begins late and only for writes; `_begin_sqlite` does it instead.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+def _check_schema(connection: Connection) -> None:
+    found = connection.execute(select(meta.c.value).where(meta.c.name == "schema")).scalar()
+    if found is None:
+        connection.execute(insert(meta), [{"name": "schema", "value": str(SCHEMA)}])
+    elif int(found) > SCHEMA:
+        raise ConfigError(f"the database has schema {found}, this program knows {SCHEMA}: install the newer version")
+
+
+def _is_passing(exc: OperationalError) -> bool:
+    name = str(getattr(exc.orig, "sqlite_errorname", ""))
+    return any(name.startswith(passing) for passing in _PASSING)
+
+
+def rows_by(rows: Iterable[Row[Any]], column: str) -> dict[Any, Row[Any]]:
+    """Rows by the value of a column that tells them apart."""
+    return {getattr(row, column): row for row in rows}

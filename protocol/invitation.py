@@ -1,0 +1,46 @@
+"""What the broker hands to an admitted member: everything its node needs to connect, and nothing secret.
+
+The member made its own signing key and NATS user key; the broker only ever saw their public parts. The file is trusted
+because of how it travels (it pins the broker's key): hand it over by a way that both sides trust.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from protocol.errors import ConfigError, ProtocolError
+from protocol.keys import KeyRecord
+from protocol.parse import decode
+
+
+class Invitation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where to connect, with which NATS user token, and which broker keys to believe."""
+
+    member: str
+    url: str
+    user_jwt: str
+    broker_keys: Annotated[list[KeyRecord], Meta(min_length=1)]
+    region: str
+    """The region document as signed by the broker."""
+
+
+_decoder: Final = msgspec.json.Decoder(Invitation)
+
+
+def load_invitation(path: Path) -> Invitation:
+    """Read an invitation file. ConfigError if it is missing or malformed."""
+    try:
+        return decode(_decoder, path.read_bytes())
+    except FileNotFoundError as exc:
+        raise ConfigError(f"{path} is missing: the broker's operator makes it with `kentongan broker admit`") from exc
+    except ProtocolError as exc:
+        raise ConfigError(f"{path} is not an invitation: {exc}") from exc
+
+
+def save_invitation(path: Path, invitation: Invitation) -> None:
+    """Write an invitation file."""
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(invitation)))

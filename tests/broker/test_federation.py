@@ -1,0 +1,164 @@
+"""The promises, over a bus that loses, repeats and reorders, with processes killed between any two steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from protocol.keys import unb64
+from tests.federation import Faults, Federation, filing, open_policy
+
+ALL = {"id": {"jp", "sg"}, "jp": {"id", "sg"}, "sg": {"id", "jp"}}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path, seed: int) -> None:
+    """Whatever the bus and kill -9 do, every accepted report ends in every granted inbox exactly once."""
+    world = Federation(
+        tmp_path, ["id", "jp", "sg"], seed=seed, faults=Faults(lose=0.2, repeat=0.2, reorder=0.3, kill=0.05, wipe=0.03)
+    )
+    number = 0
+    for _ in range(25):
+        for name in world.jurisdictions:
+            world.post(name, *(filing(number + offset) for offset in range(world.rng.randint(0, 3))))
+            number += 3
+        world.turn()
+    world.settle()
+    world.check(ALL)
+    assert world.kills > 0
+    for name, node in world.nodes.items():
+        with node.store.read() as reads:
+            mine = [digest for digest, (origin, _) in world.accepted.items() if origin == name]
+            states = {(row.report, row.member) for row in reads.confirmed_by(mine) if row.state == "received"}
+        assert states == {(digest, other) for digest in mine for other in ALL[name]}, "the origin knows who has it"
+
+
+def test_a_wiped_bus_loses_nothing(tmp_path: Path) -> None:
+    """Deleting everything that the bus holds, at a moment when it holds submissions and deliveries, loses nothing."""
+    world = Federation(tmp_path, ["id", "jp", "sg"])
+    world.post("id", *(filing(number) for number in range(10)))
+    world.step_node("id")
+    world.wipe()
+    world.post("id", *(filing(number) for number in range(10, 20)))
+    world.clock.pass_(120)
+    world.step_node("id")
+    world.step_broker()
+    assert any(world.inboxes.values())
+    world.wipe()
+    world.settle()
+    world.check(ALL)
+
+
+def test_a_replayed_submission_gets_the_same_receipt_byte_for_byte(tmp_path: Path) -> None:
+    """Twice is once: the ledger holds one row, and the second answer is the first."""
+    world = Federation(tmp_path, ["id", "jp"])
+    world.post("id", filing(1))
+    world.step_node("id")
+    copy = list(world.intake)
+    world.step_broker()
+    first = [item.data for item in world.sent if item.kind == "receipts"]
+    for _ in range(3):
+        world.intake.extend(copy)
+        world.step_broker()
+    receipts = [item.data for item in world.sent if item.kind == "receipts"]
+    assert receipts == first * 4
+    assert len(world.rows("reports")) == 1
+
+
+def test_a_suspended_member_gets_nothing_of_what_is_queued(tmp_path: Path) -> None:
+    """Revocation bites on queued deliveries, and resuming delivers what policy still grants."""
+    world = Federation(tmp_path, ["id", "jp", "sg"])
+    world.post("id", filing(1))
+    world.step_node("id")
+    world.step_broker()
+    world.inboxes["jp"].clear()
+    world.status["jp"] = "suspended"
+    world.reload()
+    world.clock.pass_(3600)
+    world.step_broker()
+    assert not world.inboxes["jp"], "queued before, suspended now: not sent"
+    assert not any(item.member == "jp" for item in world.redelivery.due(world.clock.now, ()).outgoing)
+    world.status["jp"] = "active"
+    world.reload()
+    world.settle()
+    world.check({"id": {"jp", "sg"}, "jp": set(), "sg": set()})
+
+
+def test_a_tightened_policy_stops_what_is_queued(tmp_path: Path) -> None:
+    """What was granted when it was decided and is denied now is not delivered any more, and the ledger says why."""
+    world = Federation(tmp_path, ["id", "jp"])
+    world.post("id", filing(1), filing(2))
+    world.step_node("id")
+    world.step_broker()
+    world.inboxes["jp"].clear()
+    world.policies["id"] = open_policy("id", export=[])
+    world.reload()
+    world.clock.pass_(3600)
+    due = world.redelivery.due(world.clock.now, ())
+    assert not due.outgoing
+    assert {item.reason for item in due.stopped} == {"export:default-deny"}
+    assert [row.state for row in world.rows("deliveries")] == ["cancelled"]
+
+
+def test_a_narrower_policy_narrows_what_is_queued(tmp_path: Path) -> None:
+    """A redelivery holds the intersection of what was granted then and what is granted now."""
+    world = Federation(tmp_path, ["id", "jp"])
+    world.post("id", filing(7))
+    world.step_node("id")
+    world.step_broker()
+    world.inboxes["jp"].clear()
+    no_names = {"id": "no-names", "effect": "deny", "because": "x", "to": ["*"], "disclose": ["@victim"]}
+    everything = {"id": "all", "effect": "allow", "because": "x", "to": ["*"], "disclose": ["*"]}
+    world.policies["id"] = open_policy("id", export=[everything, no_names])
+    world.reload()
+    world.settle()
+    (row,) = world.inbox("jp")
+    assert "victim" not in msgspec.json.decode(row.view)["body"]
+
+
+def test_withheld_units_reach_nobody_who_may_not_have_them(tmp_path: Path) -> None:
+    """A canary in every withheld field: in no delivery, no inbox, no receipt and no feed of those who may not."""
+    hide = {"id": "hide", "effect": "deny", "because": "x", "to": ["sg"], "disclose": ["@victim", "@narrative"]}
+    everything = {"id": "all", "effect": "allow", "because": "x", "to": ["*"], "disclose": ["*"]}
+    world = Federation(tmp_path, ["id", "jp", "sg"], policies={"id": open_policy("id", export=[everything, hide])})
+    world.post("id", *(filing(number) for number in range(5)))
+    world.settle()
+    world.check(ALL)
+    for row in world.inbox("sg"):
+        assert "CANARY" not in str(row)
+        assert "CANARY" not in _decoded(row.presentation)
+    for row in world.inbox("jp"):
+        assert "CANARY-VICTIM" in _decoded(row.presentation)
+    for item in world.sent:
+        if item.member == "sg":
+            assert b"CANARY" not in item.data
+
+
+def test_what_may_never_leave_never_leaves(tmp_path: Path) -> None:
+    """A unit that the origin's policy grants to nobody is in no byte that leaves; the broker has not seen it."""
+    hide = {"id": "hide", "effect": "deny", "because": "x", "to": ["*"], "disclose": ["@victim", "@narrative"]}
+    everything = {"id": "all", "effect": "allow", "because": "x", "to": ["*"], "disclose": ["*"]}
+    world = Federation(tmp_path, ["id", "jp"], policies={"id": open_policy("id", export=[everything, hide])})
+    world.post("id", filing(1))
+    for outgoing in world.nodes["id"].outgoing(8):
+        assert "CANARY" not in _decoded(outgoing.data.decode())
+        world.nodes["id"].tried((), outgoing.numbers)
+    world.settle()
+    assert "CANARY" not in _decoded(world.rows("submissions")[0].message.decode())
+
+
+def test_a_report_for_nobody_stays_in_the_node(tmp_path: Path) -> None:
+    """If the own policy lets nobody have it, the report is kept, and nothing is sent."""
+    world = Federation(tmp_path, ["id", "jp"], policies={"id": open_policy("id", export=[])})
+    (answer,) = world.post("id", filing(1))
+    assert answer["state"] == "kept"
+    assert not world.nodes["id"].outgoing(8)
+
+
+def _decoded(sd_jwt: str) -> str:
+    """All that can be read in an SD-JWT, as one text."""
+    jws, *disclosures = sd_jwt.split("~")
+    readable = [unb64(jws.split(".")[1])] + [unb64(text) for text in disclosures if text]
+    return "\n".join(part.decode() for part in readable)

@@ -1,0 +1,363 @@
+"""A whole region in one process: real node cores, a real broker core, real SQLite files, and a bus that misbehaves.
+
+The simulator drives what `node/loops` and `broker/app` drive, but decides itself when a message is lost, delayed,
+repeated or reordered, when a process is killed between any two steps, and when the bus loses everything that it holds.
+All from one seed: a failing run is repeated by its seed. `settle` lets time pass until nothing waits any more; `check`
+holds the result against the promises.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from broker import store as broker_store
+from broker.deliver import Redelivery
+from broker.ingest import Incoming, Ingest, Outgoing
+from broker.members import RegionState
+from node.core import NodeCore
+from node.intake import Posting, read_item
+from node.store import Store as NodeStore
+from node.trust import Trust
+from protocol.errors import ProtocolError
+from protocol.keys import SigningKey
+from protocol.policy import Policy, PolicyBook
+from protocol.registry import Member, Region, Registry, sign_region
+from protocol.subjects import Kind
+
+START = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+class Killed(BaseException):
+    """The process is gone: nothing after this point ran."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A message on the simulated bus."""
+
+    kind: str
+    data: bytes
+
+
+@dataclass
+class Faults:
+    """Probabilities of what can go wrong, each per step."""
+
+    lose: float = 0.0
+    repeat: float = 0.0
+    reorder: float = 0.0
+    kill: float = 0.0
+    wipe: float = 0.0
+
+
+@dataclass
+class Clock:
+    """Time passes only when the simulator says so."""
+
+    now: datetime = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def pass_(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+def open_policy(jurisdiction: str, **given: Any) -> Policy:
+    """A policy that shares and takes everything, except what the arguments say."""
+    everything = {"effect": "allow", "because": "open", "disclose": ["*"]}
+    return msgspec.convert(
+        {
+            "jurisdiction": jurisdiction,
+            "version": 1,
+            "effective_from": "2020-01-01T00:00:00Z",
+            "export": [{"id": "all", "to": ["*"], **everything}],
+            "import": [{"id": "take", "from": ["*"], **everything}],
+            **given,
+        },
+        Policy,
+    )
+
+
+@dataclass
+class Federation:
+    """Nodes and a broker over a simulated bus."""
+
+    directory: Path
+    jurisdictions: Sequence[str]
+    seed: int = 0
+    faults: Faults = field(default_factory=Faults)
+    policies: dict[str, Policy] = field(default_factory=dict)
+    coordinator: str | None = None
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+        self.clock = Clock()
+        self.keys = {name: self._key() for name in self.jurisdictions}
+        self.broker_key = self._key()
+        self.fingerprints = {name: self.rng.randbytes(32) for name in self.jurisdictions}
+        self.status = dict.fromkeys(self.jurisdictions, "active")
+        for name in [*self.jurisdictions, *([self.coordinator] if self.coordinator else [])]:
+            self.policies.setdefault(name, open_policy(name))
+        self.intake: list[tuple[str, Parcel]] = []
+        self.inboxes: dict[str, list[Parcel]] = {name: [] for name in self.jurisdictions}
+        self.accepted: dict[str, tuple[str, dict[str, Any]]] = {}
+        self.kills = 0
+        self.sent: list[Outgoing] = []
+        self.reload()
+        self.broker: Ingest
+        self.start_broker()
+        self.nodes: dict[str, NodeCore] = {}
+        for name in self.jurisdictions:
+            self.start_node(name)
+
+    def _key(self) -> SigningKey:
+        return SigningKey.from_seed(self.rng.randbytes(32))
+
+    # --- the region ---------------------------------------------------------------------------------------------
+
+    def reload(self) -> None:
+        """Make what stands in `status` and `policies` the region's state, as a changed file does."""
+        window = (START - DAY, START + 3650 * DAY)
+        members = [
+            Member(
+                id=name,
+                jurisdiction=name,
+                name=name,
+                status="active" if self.status[name] == "active" else "suspended",
+                keys=[self.keys[name].record(*window)],
+            )
+            for name in self.jurisdictions
+        ]
+        if self.coordinator:
+            members.append(
+                Member(id=self.coordinator, jurisdiction=self.coordinator, name="coordinator", roles=["coordinator"])
+            )
+        self.region = Region(region="sim", serial=1, broker_keys=[self.broker_key.record(*window)], members=members)
+        self.state = RegionState(Registry(self.region), PolicyBook(self.policies.values()))
+
+    def start_broker(self) -> None:
+        """Open the ledger as a started process does."""
+        self.ledger = broker_store.Store(broker_store.open_engine(f"sqlite:///{self.directory / 'ledger.db'}"))
+        self.broker = Ingest(self.ledger, self.broker_key, lambda: self.state)
+        self.redelivery = Redelivery(self.ledger, self.broker_key, lambda: self.state, 10_000)
+
+    def start_node(self, name: str) -> None:
+        """Open a node's store as a started process does."""
+        document = sign_region(self.region, self.broker_key, self.clock.now)
+        self.nodes[name] = NodeCore(
+            member=name,
+            jurisdiction=name,
+            store=NodeStore.open(self.directory / name),
+            signer=self.keys[name],
+            fingerprint_key=self.fingerprints[name],
+            trust=Trust(self.region.broker_keys, document, self.clock),
+            book=PolicyBook([self.policies[name]]),
+            now=self.clock,
+            rand=self.rng.randbytes,
+        )
+
+    def kill_broker(self) -> None:
+        """kill -9 and start again."""
+        self.kills += 1
+        self.ledger.close()
+        self.start_broker()
+
+    def kill_node(self, name: str) -> None:
+        """kill -9 and start again."""
+        self.kills += 1
+        self.nodes[name].store.close()
+        self.start_node(name)
+
+    # --- the bus ------------------------------------------------------------------------------------------------
+
+    def _happens(self, probability: float) -> bool:
+        return self.rng.random() < probability
+
+    def _put(self, queue: list[Any], item: Any) -> bool:
+        """False: the sender learns nothing of it, though it may have been stored."""
+        if self._happens(self.faults.lose):
+            if self._happens(0.5):
+                queue.append(item)
+            return False
+        queue.append(item)
+        if self._happens(self.faults.repeat):
+            queue.append(item)
+        if self._happens(self.faults.reorder):
+            self.rng.shuffle(queue)
+        return True
+
+    def wipe(self) -> None:
+        """The bus loses everything that it holds; the broker notices and sends what is open again."""
+        self.intake.clear()
+        for inbox in self.inboxes.values():
+            inbox.clear()
+        self.redelivery.hurry(self.jurisdictions, self.clock.now)
+
+    # --- steps --------------------------------------------------------------------------------------------------
+
+    def post(self, name: str, *filings: dict[str, Any]) -> list[Any]:
+        """What an HTTP client does: the answers, or a killed node before it answered (then nothing was promised)."""
+        node = self.nodes[name]
+        known = node.trust.registry.jurisdictions
+        items = [
+            read_item(msgspec.json.encode(filing), at="$", jurisdictions=known, now=self.clock.now)
+            for filing in filings
+        ]
+        replies = node.file([Posting(items=(item,), many=False) for item in items])
+        answers: list[Any] = []
+        for reply, filing in zip(replies, filings, strict=True):
+            if isinstance(reply, ProtocolError):
+                answers.append(reply)
+                continue
+            answer = msgspec.json.decode(reply.body)
+            answers.append(answer)
+            if reply.status == 202 and answer["state"] != "kept":
+                self.accepted[answer["digest"]] = (name, filing)
+        return answers
+
+    def step_node(self, name: str) -> None:
+        """One turn of a node's loops, with a possible kill between any two of its effects."""
+        node = self.nodes[name]
+        for outgoing in node.outgoing(8):
+            stored = self._put(self.intake, (name, Parcel(Kind.SUBMISSION, outgoing.data)))
+            self._maybe_die()
+            node.tried(outgoing.numbers if stored else (), () if stored else outgoing.numbers)
+        for outgoing in node.outgoing_words(8):
+            stored = self._put(self.intake, (name, Parcel(Kind.CONFIRMATIONS, outgoing.data)))
+            self._maybe_die()
+            node.tried_words(outgoing.numbers if stored else (), () if stored else outgoing.numbers)
+        batch = self.inboxes[name][:8]
+        if batch:
+            node.receive(batch)
+            self._maybe_die()
+            for parcel in batch:
+                if parcel in self.inboxes[name]:
+                    self.inboxes[name].remove(parcel)
+
+    def step_broker(self) -> None:
+        """One turn of the broker's loops."""
+        batch = self.intake[:8]
+        if batch:
+            incoming = [Incoming(member, parcel.kind, parcel.data) for member, parcel in batch]
+            work = self.broker.process(incoming, self.clock.now)
+            self._maybe_die()
+            for item in batch:
+                if item in self.intake:
+                    self.intake.remove(item)
+            self._maybe_die()
+            self._send(work.outgoing)
+        due = self.redelivery.due(self.clock.now, ())
+        self._maybe_die()
+        self._send(due.outgoing)
+
+    def _send(self, outgoing: Iterable[Outgoing]) -> None:
+        sent = []
+        for item in outgoing:
+            self.sent.append(item)
+            if self.status.get(item.member) != "active":
+                continue
+            if self._put(self.inboxes[item.member], Parcel(item.kind, item.data)) and item.delivery is not None:
+                sent.append(item.delivery)
+            self._maybe_die()
+        self.redelivery.sent(sent, self.clock.now)
+
+    def _maybe_die(self) -> None:
+        if self._happens(self.faults.kill):
+            raise Killed
+
+    def turn(self) -> None:
+        """Everybody's loops once, in random order, with what may go wrong."""
+        order = [*self.jurisdictions, "broker"]
+        self.rng.shuffle(order)
+        for name in order:
+            try:
+                if name == "broker":
+                    self.step_broker()
+                elif self.status[name] == "active":
+                    self.step_node(name)
+            except Killed:
+                if name == "broker":
+                    self.kill_broker()
+                else:
+                    self.kill_node(name)
+        if self._happens(self.faults.wipe):
+            self.wipe()
+        self.clock.pass_(self.rng.uniform(0.1, 3))
+
+    def settle(self, turns: int = 400) -> None:
+        """End the faults and let time pass until nothing waits."""
+        self.faults = Faults()
+        for _ in range(turns):
+            self.turn()
+            if self.quiet():
+                return
+            self.clock.pass_(5)
+        raise AssertionError(f"still waiting after {turns} turns (seed {self.seed})")
+
+    def quiet(self) -> bool:
+        """Nothing waits anywhere: no submission, no confirmation, no delivery, no message."""
+        if self.intake or any(self.inboxes.values()):
+            return False
+        if any(len(node.outbox) or len(node.words) for node in self.nodes.values()):
+            return False
+        with self.ledger.reading() as connection:
+            return not {
+                member: found
+                for member, found in broker_store.backlog(connection).items()
+                if self.status.get(member) == "active"
+            }
+
+    # --- the promises -------------------------------------------------------------------------------------------
+
+    def inbox(self, name: str) -> list[Any]:
+        """A node's inbox, in order."""
+        with self.nodes[name].store.read() as reads:
+            return list(reads.inbox_page(0, 100_000))
+
+    def rows(self, table: str) -> list[Any]:
+        """A table of the ledger."""
+        with self.ledger.reading() as connection:
+            return list(connection.execute(getattr(broker_store, table).select()))
+
+    def check(self, recipients: dict[str, set[str]]) -> None:
+        """Every accepted report is in every inbox that it was granted to, exactly once, and in no other.
+
+        Args:
+            recipients: per origin, who is granted its reports.
+        """
+        in_ledger = {row.digest for row in self.rows("reports")}
+        missing = set(self.accepted) - in_ledger
+        assert not missing, f"accepted but not in the ledger: {missing} (seed {self.seed})"
+        for name in self.jurisdictions:
+            digests = [row.digest for row in self.inbox(name)]
+            assert len(digests) == len(set(digests)), f"{name} holds a report twice (seed {self.seed})"
+            expected = {digest for digest, (origin, _) in self.accepted.items() if name in recipients[origin]}
+            assert set(digests) == expected, f"{name} (seed {self.seed})"
+
+
+def filing(number: int, **given: Any) -> dict[str, Any]:
+    """A small valid filing, different for each number."""
+    return {
+        "marking": {"tlp": "AMBER"},
+        "rsit": [{"class": "malicious-code", "type": "infected-system"}],
+        "severity": {"score": 50},
+        "body": {
+            "title": f"Incident {number}",
+            "description": f"CANARY-NARRATIVE-{number}",
+            "victim": {"name": f"CANARY-VICTIM-{number}", "sector": "health"},
+            "indicators": [{"type": "ipv4-addr", "value": f"203.0.113.{number % 250}"}],
+        },
+        **given,
+    }
+
+
+__all__ = ["START", "Faults", "Federation", "ProtocolError", "filing", "open_policy"]

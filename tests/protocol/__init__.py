@@ -1,0 +1,1 @@
+"""Tests of what nodes and brokers say to each other."""

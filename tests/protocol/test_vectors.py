@@ -1,0 +1,98 @@
+"""The conformance vectors: made again byte by byte, and each one does what its name says."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from protocol.envelope import RefusedReport, SignedReport, open_envelope, present, release
+from protocol.errors import ProtocolError
+from protocol.keys import KeyRecord, KeyRing, VerifyKey
+from protocol.reasons import Reason
+from protocol.report import UNIT_NAMES
+from protocol.statements import Confirmation, Receipt, open_delivery, open_statement
+from tests.vectors.make_vectors import FILE, encoded
+
+VECTORS: dict[str, Any] = json.loads(FILE.read_bytes())
+AT = datetime.fromisoformat(VECTORS["at"])
+KEYS = KeyRing(
+    VerifyKey.from_record(key["owner"], msgspec.convert({k: v for k, v in key.items() if k != "owner"}, KeyRecord))
+    for key in VECTORS["keys"]
+)
+
+
+def named(kind: str) -> list[Any]:
+    """The vectors of a kind, each under its name."""
+    return [pytest.param(item, id=item["name"]) for item in VECTORS[kind]]
+
+
+def test_the_vectors_are_made_again_byte_by_byte() -> None:
+    """The file follows from fixed keys, dates and randomness: a change of the format cannot go unnoticed."""
+    assert FILE.read_bytes() == encoded()
+
+
+def test_the_envelope() -> None:
+    """The whole envelope verifies and reads as the file says."""
+    given = VECTORS["envelope"]
+    found = open_envelope(given["sd_jwt"], KEYS.find, AT)
+    assert found.digest == given["digest"]
+    read = [
+        {"digest": r.digest, "header": json.loads(msgspec.json.encode(r.header)), "body": r.body}
+        for r in found.reports
+        if isinstance(r, SignedReport)
+    ]
+    assert read == given["reports"]
+    assert len(read) == 2
+
+
+@pytest.mark.parametrize("vector", named("restricted"))
+def test_restricted_copies(vector: dict[str, Any]) -> None:
+    """Restricting the whole envelope by the masks gives exactly this copy, and it verifies."""
+    found = open_envelope(VECTORS["envelope"]["sd_jwt"], KEYS.find, AT)
+    parts = [release(r, vector["exact"], vector["coarse"]) for r in found.reports if isinstance(r, SignedReport)]
+    assert present(found.jws, parts) == vector["sd_jwt"]
+    copy = open_envelope(vector["sd_jwt"], KEYS.find, AT)
+    assert [r.digest for r in copy.reports] == [r["digest"] for r in VECTORS["envelope"]["reports"]]
+    for item in copy.reports:
+        assert isinstance(item, SignedReport)
+        assert item.units()[0] & ~vector["exact"] == 0
+        assert item.units()[1] & ~vector["coarse"] == 0
+
+
+@pytest.mark.parametrize("vector", named("bad_envelopes"))
+def test_bad_envelopes(vector: dict[str, Any]) -> None:
+    """Each bad envelope is refused as a whole with exactly its reason."""
+    with pytest.raises(ProtocolError) as caught:
+        open_envelope(vector["sd_jwt"], KEYS.find, AT)
+    assert caught.value.reason is Reason(vector["reason"])
+
+
+@pytest.mark.parametrize("vector", named("bad_reports"))
+def test_bad_reports(vector: dict[str, Any]) -> None:
+    """Each bad report is refused alone, with exactly its reason and path."""
+    (found,) = open_envelope(vector["sd_jwt"], KEYS.find, AT).reports
+    assert isinstance(found, RefusedReport)
+    assert (found.error.reason, found.error.path) == (Reason(vector["reason"]), vector["path"])
+
+
+def test_statements() -> None:
+    """Receipt, delivery and confirmation verify and speak of the envelope."""
+    digests = [r["digest"] for r in VECTORS["envelope"]["reports"]]
+    receipt = open_statement(VECTORS["receipt"], Receipt, KEYS.find, AT)
+    assert receipt.submission == VECTORS["envelope"]["digest"]
+    assert [item.digest for item in receipt.reports] == digests
+    delivery, items = open_delivery(VECTORS["delivery"].encode("ascii"), "sg-cert", KEYS.find, AT)
+    assert delivery.reports == len(digests)
+    assert [item.sd_jwt for item in items] == [r["sd_jwt"] for r in VECTORS["restricted"] if r["name"] == "coarse-only"]
+    confirmation = open_statement(VECTORS["confirmation"], Confirmation, KEYS.find, AT)
+    assert (confirmation.reports, confirmation.delivery) == (digests, delivery.id)
+
+
+def test_the_table_of_units() -> None:
+    """The bits of the units are those of the file, in its order; newer versions may only have more."""
+    assert [unit["name"] for unit in VECTORS["units"]] == list(UNIT_NAMES)
+    assert [unit["bit"] for unit in VECTORS["units"]] == list(range(len(UNIT_NAMES)))

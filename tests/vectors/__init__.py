@@ -1,0 +1,1 @@
+"""Conformance vectors: fixed keys, fixed dates, bytes that never change within a schema version."""
