@@ -27,6 +27,8 @@ MEMBER_CONNECTIONS: Final = 16
 MEMBER_SUBSCRIPTIONS: Final = 256
 
 _UNLIMITED: Final = -1
+# Every user claim issued up to the last second of the year 9999.
+_ALL_REVOKED: Final[Mapping[str, int]] = {"*": 253_402_300_799}
 # The operator comes last: its presence says that the others were all written.
 _KEYS: Final = (
     ("system", Role.ACCOUNT),
@@ -103,8 +105,9 @@ class Accounts:
     def member_account_jwt(self, member: str, now: int, *, revoked: bool = False) -> str:
         """Claim about a member's account.
 
-        With `revoked` the account may hold no connection, imports nothing, and refuses every user claim issued so
-        far: three independent reasons to be cut off at once. A later claim without it restores the same users.
+        With `revoked` the account may hold no connection, imports nothing, and refuses every user claim, those still
+        to be issued included: three independent reasons to be cut off at once. A later claim without it restores the
+        same users.
         """
         limits_ = _limits(
             subs=MEMBER_SUBSCRIPTIONS,
@@ -119,12 +122,12 @@ class Accounts:
             limits_,
             now,
             imports=[] if revoked else _imports(member, self.broker_account),
-            revocations={"*": now} if revoked else {},
+            revocations=_ALL_REVOKED if revoked else {},
         )
 
     def closed_account_jwt(self, account: str, now: int) -> str:
         """Claim that shuts the account of a member that left, named by its public key."""
-        return self._account_jwt("closed", account, _limits(conn=0), now, revocations={"*": now})
+        return self._account_jwt("closed", account, _limits(conn=0), now, revocations=_ALL_REVOKED)
 
     def issue_user(self, member: str, user_public: str, now: int) -> str:
         """Admit a node's connection key ("U...") to its member's account, with only the rights a node needs."""

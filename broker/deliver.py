@@ -19,7 +19,7 @@ from broker.decide import narrow
 from broker.ingest import Outgoing, delivery_message
 from broker.ledger import milliseconds
 from broker.members import RegionState
-from broker.route import Entry, Granted, Planned, Routed, pack_entries, plan, unpack_entries
+from broker.route import Entry, Granted, Planned, Routed, granted_report, pack_entries, plan, unpack_entries
 from protocol.envelope import SignedReport, open_envelope
 from protocol.errors import ProtocolError
 from protocol.keys import Signer
@@ -173,7 +173,7 @@ class Redelivery:
                     if not masks[0] & HEADER:
                         found.stopped.append(Stopped(member.id, row.digest, _why(outcome)))
                         continue
-                chosen.append(Granted(row.seq, report, {member.id: masks}))
+                chosen.append(granted_report(row.seq, report, {member.id: masks}))
                 kept.append((row.seq, *masks))
             if chosen:
                 routed.append(Routed(envelope.jws, received_at, chosen))

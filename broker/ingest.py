@@ -22,13 +22,13 @@ from broker.confirm import Answers, record_confirmations
 from broker.decide import Accepted, Decision, NotAccepted, decide
 from broker.dedup import FoundLink
 from broker.members import RegionState
-from broker.route import Granted, Planned, Routed, plan
+from broker.route import Planned, Routed, granted_report, plan
 from broker.verify import Refused, Verified, name_of, verify_submission
 from protocol import limits
 from protocol.errors import ProtocolError
 from protocol.keys import Signer, b64
 from protocol.parse import decode
-from protocol.policy import Facts, Outcome, explain
+from protocol.policy import Facts, Outcome
 from protocol.reasons import Reason
 from protocol.registry import Member
 from protocol.statements import (
@@ -85,10 +85,10 @@ _QUARANTINE_BYTES: Final = 16 << 10
 _RECEIPTS_BYTES: Final = 900_000
 
 
-def build_receipt(verified: Verified, decisions: Sequence[Decision], now: datetime) -> Receipt:
+def build_receipt(verified: Verified, decisions: Sequence[Decision], state: RegionState, now: datetime) -> Receipt:
     """The answer to a submission: equal decisions are written once and referred to by number."""
     table: list[ReceiptDecision] = []
-    numbers: dict[tuple[int, int, int], int] = {}
+    numbers: dict[int, int] = {}
     reports: list[ReportReceipt] = []
     for item in decisions:
         if isinstance(item, NotAccepted):
@@ -107,11 +107,12 @@ def build_receipt(verified: Verified, decisions: Sequence[Decision], now: dateti
         exact, coarse = item.report.units()
         to: dict[str, int] = {}
         for member, outcome in item.outcomes.items():
-            key = (id(outcome), exact, coarse)
-            if key not in numbers:
-                numbers[key] = len(table)
-                table.append(ReceiptDecision(granted=outcome.granted, withheld=explain(outcome, exact, coarse)))
-            to[member] = numbers[key]
+            told = state.decision(outcome, exact, coarse)
+            number = numbers.get(id(told))
+            if number is None:
+                number = numbers[id(told)] = len(table)
+                table.append(told)
+            to[member] = number
         header = item.report.header
         reports.append(
             ReportReceipt(
@@ -222,7 +223,7 @@ class Ingest:
         decided: list[ledger.DecidedSubmission] = []
         for submission in verified:
             decisions = decide(submission, state.registry, known, ask, now)
-            receipt = sign_statement(build_receipt(submission, decisions, now), self._signer)
+            receipt = sign_statement(build_receipt(submission, decisions, state, now), self._signer)
             decided.append(ledger.DecidedSubmission(submission, decisions, receipt))
             self._note(submission, decisions, work)
         committed = ledger.record(connection, decided, refused, now)
@@ -313,7 +314,7 @@ class Ingest:
                 item.verified.envelope.jws,
                 now,
                 [
-                    Granted(committed.seqs[decision.report.digest], decision.report, decision.grants)
+                    granted_report(committed.seqs[decision.report.digest], decision.report, decision.grants)
                     for decision in item.decisions
                     if isinstance(decision, Accepted)
                 ],

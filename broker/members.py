@@ -22,8 +22,9 @@ import msgspec
 from protocol.errors import ConfigError, ProtocolError
 from protocol.keys import KeyRecord
 from protocol.parse import convert, decode
-from protocol.policy import Facts, Outcome, PolicyBook, evaluate, load_policy
+from protocol.policy import Facts, Outcome, PolicyBook, evaluate, explain, load_policy
 from protocol.registry import Member, Region, Registry, as_recipient
+from protocol.statements import Decision
 
 _ANSWERS: Final = 50_000
 """Remembered answers: a bound on memory; beyond it, remembering starts afresh."""
@@ -37,6 +38,7 @@ class RegionState:
     book: PolicyBook
     _answers: dict[tuple[Facts, str], Outcome] = field(default_factory=dict)
     _until: datetime | None = None
+    _reasons: dict[tuple[int, int, int], tuple[Outcome, Decision]] = field(default_factory=dict)
 
     def ask(self, facts: Facts, member: Member, now: datetime) -> Outcome:
         """The policy's answer for one recipient at this time."""
@@ -53,6 +55,18 @@ class RegionState:
                     self._answers.clear()
                 self._answers[key] = found
         return found
+
+    def decision(self, outcome: Outcome, exact: int, coarse: int) -> Decision:
+        """An outcome as a receipt tells it, for a report that has these units: most reports of a kind share it."""
+        key = (id(outcome), exact, coarse)
+        found = self._reasons.get(key)
+        if found is None:
+            if len(self._reasons) >= _ANSWERS:
+                self._reasons.clear()
+            # The outcome is kept beside its answer so that its id cannot come to mean another one.
+            decision = Decision(granted=outcome.granted, withheld=explain(outcome, exact, coarse))
+            found = self._reasons[key] = (outcome, decision)
+        return found[1]
 
 
 _member_decoder: Final = msgspec.json.Decoder(Member)

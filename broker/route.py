@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from protocol.envelope import SignedReport, present, release
+from protocol.policy import HEADER
 from protocol.statements import DeliveryItem, encode_items
 
 DELIVERY_BYTES: Final = 900_000
@@ -28,6 +29,14 @@ class Granted:
     seq: int
     report: SignedReport
     grants: Mapping[str, Sequence[int]]
+    held: tuple[int, int]
+    """The units that the report has: exact with the header, coarse."""
+
+
+def granted_report(seq: int, report: SignedReport, grants: Mapping[str, Sequence[int]]) -> Granted:
+    """A report ready to be routed."""
+    exact, coarse = report.units()
+    return Granted(seq, report, grants, (exact | HEADER, coarse))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +91,10 @@ class _Cutter:
 
 
 def _cuts(batch: Sequence[Routed], member: str) -> Iterator[Cut]:
+    """Grants are narrowed to the units that a report has, so that different policies with one effect share the work."""
     for number, routed in enumerate(batch):
         entries = tuple(
-            (granted.seq, granted.grants[member][0], granted.grants[member][1])
+            (granted.seq, granted.grants[member][0] & granted.held[0], granted.grants[member][1] & granted.held[1])
             for granted in routed.reports
             if member in granted.grants
         )

@@ -206,8 +206,7 @@ def _problem(answer: Answer) -> str:
 
 def _alarm_text(data: bytes) -> str:
     alarm = json.loads(data)
-    refusal = alarm.get("refusal") or {}
-    return f"{refusal.get('reason', alarm.get('reason'))}; vn is told by an alarm ({alarm.get('reason')})"
+    return f"{alarm.get('refused')}; the node of vn raises an alarm ({alarm.get('reason')})"
 
 
 def _open(status: Json) -> bool:
