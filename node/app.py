@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import secrets
 import signal
 import sys
@@ -27,6 +28,7 @@ from node.api.access import Tokens
 from node.api.inbox import Inbox, Listening
 from node.api.reports import Reports
 from node.api.server import Operations, make_app
+from node.catchup import Catchup
 from node.config import Config
 from node.core import NodeCore
 from node.feed import Feed
@@ -123,6 +125,7 @@ class Node:
                     group.create_task(sender.run())
                 group.create_task(Receiver(core, writer, state, metrics, refresher).run())
                 group.create_task(refresher.run())
+                group.create_task(Catchup(core, writer, state, metrics).run())
                 group.create_task(watch_policy(core, state, self._config.policy))
                 group.create_task(tidy(core, writer, state))
                 log.info("node.started", url=self.url, member=core.member, backlog=core.outbox.weight)
@@ -173,8 +176,7 @@ class Node:
             if state.link is not None:
                 # The core is moved on the writer's thread only; `on_state` may be called anywhere.
                 await writer.run(core.link_is_up)
-                state.linked.ring()
-                state.ring_senders()
+                state.ring_linked()
                 await bell.wait(None)
                 continue
             try:
@@ -351,7 +353,16 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
+class _Libraries(logging.Handler):
+    """What libraries log, without their words: these can hold anything that a peer sent."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
+        log.warning("node.library", library=record.name, level=record.levelname, error=error)
+
+
 def _set_up_log() -> None:
+    logging.basicConfig(handlers=[_Libraries()], level=logging.WARNING, force=True)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

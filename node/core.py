@@ -34,6 +34,7 @@ from protocol.statements import Confirmation
 IDEMPOTENCY_KEPT: Final = timedelta(days=30)
 """After this, equal content is still recognised by itself; only the key is forgotten."""
 Word = Literal["read", "acting", "closed"]
+_NOTICES: Final = "notices"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,23 @@ class NodeCore:
         self.words.settle(taken.noted)
         for number in taken.to_send:
             self.words.add(number, now, now)
+        return taken
+
+    def notices_taken(self) -> int:
+        """The number of the last of the broker's notices that is on disk."""
+        with self.store.read() as reads:
+            return reads.position(_NOTICES)
+
+    def take_notices(self, opened: Opened, number: int) -> TakenIn:
+        """Commit notices together with the number of the last one.
+
+        Raises:
+            Transient: the disk is full; nothing was taken.
+        """
+        now = self._now()
+        with self.store.write() as tx:
+            taken = Clerk(tx, self.member, self._signer, now).take(opened.pieces)
+            tx.put(store.meta, {"name": _NOTICES, "value": str(number)})
         return taken
 
     def receive(self, messages: Sequence[Message]) -> TakenIn:

@@ -169,6 +169,7 @@ class Round:
             "state": state,
             "kept": known.kept,
             "filing": sheet.draft.content,
+            "held_back": sheet.held_back,
             "disclosures": "~".join(
                 (signed.header_text, *signed.containers, *(item.text for item in signed.disclosures))
             ),

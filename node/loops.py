@@ -105,6 +105,7 @@ class State:
         self.linked = Wake()
         self.idle = Wake()
         self._bells = [self.filed, self.said, self.linked, self.idle]
+        self._on_link: list[Wake] = []
 
     @property
     def connected(self) -> bool:
@@ -116,6 +117,17 @@ class State:
         made = Wake()
         self._bells.append(made)
         return made
+
+    def on_link(self, bell: Wake) -> None:
+        """Ring this bell whenever the link comes up."""
+        self._on_link.append(bell)
+
+    def ring_linked(self) -> None:
+        """The link is up (again)."""
+        self.linked.ring()
+        self.ring_senders()
+        for bell in self._on_link:
+            bell.ring()
 
     def stop(self) -> None:
         """Tell all loops."""

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+import msgspec
 from msgspec import UNSET
 
 from node.identity import Fresh, Known
@@ -21,7 +22,7 @@ from protocol import limits
 from protocol.envelope import Rand, SignedReport, issue, leave, present
 from protocol.errors import ProtocolError
 from protocol.keys import Signer
-from protocol.policy import HEADER, Facts, PolicyBook, facts_of, may_leave
+from protocol.policy import HEADER, Facts, GateResult, Outcome, PolicyBook, ask_side, explain, facts_of, may_leave
 from protocol.reasons import Reason
 from protocol.registry import Registry
 from protocol.report import SCHEMA, Filing, Header, Origin, Report
@@ -34,6 +35,23 @@ ENVELOPE_CONTENT: Final = limits.REPORT
 _REMEMBERED: Final = 4_096
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What may leave of reports with the same facts, and the gate that says why not more."""
+
+    gate: GateResult
+    reasons: dict[tuple[int, int], bytes | None] = field(default_factory=dict)
+    """By the units that a report has."""
+
+    def explain(self, units: tuple[int, int]) -> bytes | None:
+        """Why something of a report with these units stays here."""
+        if units not in self.reasons:
+            outcome = Outcome(self.gate.exact, self.gate.coarse, (self.gate,))
+            withheld = explain(outcome, *units)
+            self.reasons[units] = msgspec.json.encode(withheld) if withheld else None
+        return self.reasons[units]
+
+
 @dataclass(slots=True)
 class Sheet:
     """A report on its way to being signed."""
@@ -41,9 +59,10 @@ class Sheet:
     known: Known
     draft: Draft
     report: Report
-    exact: int
-    coarse: int
+    answer: Answer
     signed: SignedReport | None = None
+    held_back: bytes | None = None
+    """As JSON, why some of it leaves for nobody; None if all of it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +87,7 @@ class _Memory:
     registry: Registry
     until: datetime | None
     since: datetime
-    answers: dict[Facts, tuple[int, int]] = field(default_factory=dict)
+    answers: dict[Facts, Answer] = field(default_factory=dict)
 
 
 class Desk:
@@ -104,9 +123,10 @@ class Desk:
             supersedes=fresh.previous.digest if fresh.previous else UNSET,
             **{name: getattr(filing, name) for name in _SAID},
         )
-        exact, coarse = self._may_leave(facts_of(header), book, registry, now)
-        known = Known(report_id, fresh.revision, incident_id, draft.content_hash, kept=not exact & HEADER)
-        return Sheet(known, draft, Report(header=header, body=filing.body), exact, coarse)
+        answer = self._ask(facts_of(header), book, registry, now)
+        kept = not answer.gate.exact & HEADER
+        known = Known(report_id, fresh.revision, incident_id, draft.content_hash, kept)
+        return Sheet(known, draft, Report(header=header, body=filing.body), answer)
 
     def seal(self, sheets: Sequence[Sheet], now: datetime) -> list[Sealed]:
         """Sign reports in as few envelopes as their sizes allow.
@@ -120,8 +140,9 @@ class Desk:
                 raise AssertionError("issue() refuses no report")  # noqa: TRY004 - a bug, not a bad value
             sheet.signed = signed
             sheet.known.digest = signed.digest
+            sheet.held_back = sheet.answer.explain(signed.units())
             if not sheet.known.kept:
-                parts.append(leave(signed, sheet.exact, sheet.coarse))
+                parts.append(leave(signed, sheet.answer.gate.exact, sheet.answer.gate.coarse))
         message = present(envelope.jws, parts).encode("ascii")
         if len(message) <= limits.SUBMISSION:
             return [Sealed(envelope.digest, message, tuple(sheets))]
@@ -133,7 +154,7 @@ class Desk:
         )
         return []
 
-    def _may_leave(self, facts: Facts, book: PolicyBook, registry: Registry, now: datetime) -> tuple[int, int]:
+    def _ask(self, facts: Facts, book: PolicyBook, registry: Registry, now: datetime) -> Answer:
         memory = self._memory
         if (
             memory is None
@@ -146,6 +167,23 @@ class Desk:
             memory = self._memory = _Memory(book, registry, book.next_change(now), now)
         answer = memory.answers.get(facts)
         if answer is None:
-            others = {member.jurisdiction for member in registry.recipients() if member.id != self._origin.member}
-            answer = memory.answers[facts] = may_leave(facts, others, book, now)
+            others = sorted(
+                {member.jurisdiction for member in registry.recipients() if member.id != self._origin.member}
+            )
+            answer = memory.answers[facts] = Answer(_gate(facts, others, book, now))
         return answer
+
+
+def _gate(facts: Facts, others: Sequence[str], book: PolicyBook, now: datetime) -> GateResult:
+    """`may_leave`, with the rules that keep the rest here."""
+    exact, coarse = may_leave(facts, others, book, now)
+    policy = book.at(facts.origin, now)
+    if isinstance(policy, Reason):
+        return GateResult("export", facts.origin, exact, coarse, (), (), policy)
+    denied: dict[str, tuple[str, int, int]] = {}
+    for jurisdiction in others:
+        if facts.recipients is None or jurisdiction in facts.recipients:
+            answer = ask_side(policy.export, jurisdiction, facts)
+            denied |= {rule[0]: rule for rule in answer.denied_by}
+    rules = tuple(denied[name] for name in sorted(denied))
+    return GateResult("export", policy.name, exact, coarse, (), rules, Reason.DEFAULT_DENY)

@@ -92,6 +92,7 @@ own_reports = Table(
     Column("kept", Boolean, nullable=False),
     Column("filing", LargeBinary, nullable=False),
     Column("disclosures", Text, nullable=False),
+    Column("held_back", LargeBinary),
     Column("outcome", LargeBinary),
     Index("own_reports_by_id", "report_id", "revision", unique=True),
 )
@@ -314,6 +315,11 @@ class Reads:
         """Which of these statements are here."""
         query = select(statements.c.digest)
         return {row[0] for c in _in(statements.c.digest, digests) for row in self._db.execute(query.where(c))}
+
+    def position(self, name: str) -> int:
+        """A number kept by name, 0 if there is none yet."""
+        found = self._db.execute(select(meta.c.value).where(meta.c.name == name)).scalar()
+        return int(found) if found is not None else 0
 
     def events_after(self, seq: int, limit: int) -> list[Event]:
         """The feed from a place on."""

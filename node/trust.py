@@ -83,7 +83,7 @@ class Trust:
         return KeyRing(VerifyKey.from_record(BROKER, record) for record in records.values())
 
     def update(self, document: bytes) -> bool:
-        """Take a region document if it is newer than the one held; tells whether it was.
+        """Take a region document if it is newer than the one held; tells whether anything in it is new.
 
         Raises:
             ProtocolError: it is not the broker's.
@@ -95,8 +95,11 @@ class Trust:
         registry, issued_at = self._open(text, self.broker_keys)
         if issued_at <= self.issued_at:
             return False
+        self.issued_at = issued_at
+        if registry.region == self.registry.region:
+            return False
         self.broker_keys = self._ring(registry)
-        self.registry, self.issued_at = registry, issued_at
+        self.registry = registry
         return True
 
 

@@ -66,6 +66,7 @@ def own_report(reads: Reads, report_id: str) -> dict[str, Any] | None:
             **own_line(row),
             "submission": envelopes[row.submission].digest,
             "report": msgspec.Raw(row.filing),
+            "held_back": msgspec.Raw(row.held_back or b"[]"),
             "recipients": _recipients(row, envelopes[row.submission].receipt, words.get(row.digest, {})),
         }
         for row in sorted(rows, key=lambda row: row.revision)

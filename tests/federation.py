@@ -21,6 +21,8 @@ from broker import store as broker_store
 from broker.deliver import Redelivery
 from broker.ingest import Incoming, Ingest, Outgoing
 from broker.members import RegionState
+from broker.notices import missed
+from node.catchup import read_answer
 from node.core import NodeCore
 from node.intake import Posting, read_item
 from node.store import Store as NodeStore
@@ -299,6 +301,8 @@ class Federation:
         for _ in range(turns):
             self.turn()
             if self.quiet():
+                for name in self.jurisdictions:
+                    self.catch_up(name)
                 return
             self.clock.pass_(5)
         raise AssertionError(f"still waiting after {turns} turns (seed {self.seed})")
@@ -315,6 +319,17 @@ class Federation:
                 for member, found in broker_store.backlog(connection).items()
                 if self.status.get(member) == "active"
             }
+
+    def catch_up(self, name: str) -> None:
+        """What a node asks the broker for when the link comes up."""
+        node = self.nodes[name]
+        while True:
+            after = node.notices_taken()
+            answer = missed(self.ledger, name, msgspec.json.encode({"after": after}))
+            messages, following = read_answer(answer, after)
+            if following == after:
+                return
+            node.take_notices(node.open(messages, region_is_fresh=True), following)
 
     # --- the promises -------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-import aiohttp
 import msgspec
 from aiohttp import web
 
@@ -104,7 +103,7 @@ async def read_limited(request: web.Request) -> bytes:
             body += chunk
             if len(body) > limits.HTTP_BODY:
                 raise too_large
-    except (web.PayloadAccessError, aiohttp.ClientPayloadError, aiohttp.http_exceptions.BadHttpMessage) as exc:
+    except (web.RequestPayloadError, web.PayloadAccessError) as exc:
         raise ProtocolError(Reason.NOT_JSON, "$", "the body cannot be read: check Content-Encoding and length") from exc
     return bytes(body)
 
