@@ -60,8 +60,7 @@ _any_decoder: Final = msgspec.json.Decoder(list[Any])
 _encode: Final = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Disclosure:
+class Disclosure(msgspec.Struct, frozen=True, gc=False):
     """One releasable piece of a body: its text, the bit of its unit (-1: unknown, never released) and its level."""
 
     text: str
@@ -84,9 +83,12 @@ class SignedReport:
     """What this version knows of what is disclosed; it satisfies `Body` and `CoarseBody`."""
     undisclosed: int
     """How many of its signed parts this copy does not hold."""
+    exact: int = field(init=False)
+    """Bit mask of the units that are here in exact form."""
+    coarse: int = field(init=False)
+    """Bit mask of the units that are here in coarse form."""
 
-    def units(self) -> tuple[int, int]:
-        """Bit masks of the units present: exact, coarse."""
+    def __post_init__(self) -> None:
         exact = coarse = 0
         for item in self.disclosures:
             if item.bit >= 0:
@@ -94,7 +96,12 @@ class SignedReport:
                     coarse |= 1 << item.bit
                 else:
                     exact |= 1 << item.bit
-        return exact, coarse
+        object.__setattr__(self, "exact", exact)
+        object.__setattr__(self, "coarse", coarse)
+
+    def units(self) -> tuple[int, int]:
+        """Bit masks of the units present: exact, coarse."""
+        return self.exact, self.coarse
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,12 +256,11 @@ def release(report: SignedReport, exact: int, coarse: int) -> list[str]:
         exact, coarse: bit masks over `UNIT_NAMES`. A coarse value travels only where the exact one, if
             this copy holds it, does not. Units without a bit never travel.
     """
-    held, _ = report.units()
-    return _chosen(report, exact, coarse & ~(exact & held))
+    return _chosen(report, exact, coarse & ~(exact & report.exact))
 
 
 def leave(report: SignedReport, exact: int, coarse: int) -> list[str]:
-    """The disclosures that the masks allow, coarse values beside exact ones: for an origin, whose broker picks later."""
+    """The disclosures that the masks allow, coarse values beside exact ones: for an origin whose broker picks later."""
     return _chosen(report, exact, coarse)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,16 +37,30 @@ ALGORITHMS: Final = frozenset({ED25519})
 """JOSE names (RFC 9864). A key of any other algorithm is refused wherever it turns up."""
 
 
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+_FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/\0\0\0")
+_PADDING: Final = (b"", b"===", b"==", b"=")
+_LAST: Final[tuple[frozenset[int] | None, ...]] = (
+    None,
+    frozenset(),
+    frozenset(b"AQgw"),
+    frozenset(b"AEIMQUYcgkosw048"),
+)
+"""By length modulo four, what a canonical spelling can end with: the bits that carry nothing must be zero."""
+
+
 def b64(data: bytes) -> str:
     """base64url without padding, as JOSE writes it."""
-    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+    return b2a_base64(data, newline=False).rstrip(b"=").translate(_TO_URL).decode("ascii")
 
 
 def unb64(text: str | bytes) -> bytes:
     """Decode base64url without padding; ValueError for anything else, non-canonical spellings included."""
     raw = text.encode("ascii") if isinstance(text, str) else text
-    data = urlsafe_b64decode(raw + b"=" * (-len(raw) % 4))
-    if urlsafe_b64encode(data).rstrip(b"=") != raw:
+    rest = len(raw) & 3
+    data = a2b_base64(raw.translate(_FROM_URL) + _PADDING[rest], strict_mode=True)
+    last = _LAST[rest]
+    if last is not None and raw[-1] not in last:
         raise ValueError("not canonical base64url")
     return data
 
