@@ -31,11 +31,12 @@ from broker.metrics import Metrics
 from broker.natsd import EmbeddedNats
 from broker.notices import missed
 from protocol import subjects
-from protocol.bus import Message, NatsBus
+from protocol.bus import NatsBus
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.keys import KeyRecord, SigningKey
 from protocol.reasons import Reason
 from protocol.registry import sign_region
+from protocol.transport import Message
 
 log = structlog.get_logger()
 T = TypeVar("T")

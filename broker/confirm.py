@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
-
 from broker import store
 from broker.ledger import grants_by_digest, milliseconds, unpack_grants
 from broker.route import pack_entries, unpack_entries
+from broker.store import Connection
 from broker.verify import as_refusal
 from protocol.errors import ProtocolError
 from protocol.reasons import Reason

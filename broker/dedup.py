@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Final, Literal
 
@@ -61,6 +62,7 @@ def _key(kind: str, value: str) -> int:
     return int.from_bytes(raw, "big", signed=True)
 
 
+@lru_cache(maxsize=16_384)
 def _normal(kind: str, value: str) -> str | None:
     plain = refang(value)
     if kind in ("ipv4-addr", "ipv6-addr"):

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection
-
 from broker import store
 from broker.decide import narrow
 from broker.ingest import Outgoing, delivery_message
 from broker.ledger import milliseconds
 from broker.members import RegionState
 from broker.route import Entry, Granted, Planned, Routed, granted_report, pack_entries, plan, unpack_entries
+from broker.store import Connection
 from protocol.envelope import SignedReport, open_envelope
 from protocol.errors import ProtocolError
 from protocol.keys import Signer

@@ -13,11 +13,11 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection
 
 from broker import store
 from broker.decide import narrow
 from broker.members import RegionState
+from broker.store import Connection
 from protocol.envelope import SignedReport, open_envelope, present, release
 from protocol.errors import ProtocolError
 from protocol.policy import HEADER, facts_of

@@ -15,7 +15,6 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection
 
 from broker import ledger, store
 from broker.confirm import Answers, record_confirmations
@@ -23,6 +22,7 @@ from broker.decide import Accepted, Decision, NotAccepted, decide
 from broker.dedup import FoundLink
 from broker.members import RegionState
 from broker.route import Planned, Routed, granted_report, plan
+from broker.store import Connection
 from broker.verify import Refused, Verified, name_of, verify_submission
 from protocol import limits
 from protocol.errors import ProtocolError

@@ -14,12 +14,12 @@ from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Connection
 
 from broker import store
 from broker.decide import Accepted, Decision, Known, KnownReport, NotAccepted, as_side
 from broker.dedup import FoundLink, Identifier, Side, find_links, kinds, side_of, visible_to
 from broker.route import Entry, pack_entries
+from broker.store import Connection
 from broker.verify import Refused, Verified
 from protocol.envelope import SignedReport
 from protocol.statements import Link, LinkedReport

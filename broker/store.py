@@ -16,7 +16,6 @@ from typing import Any, Final
 from sqlalchemy import (
     BigInteger,
     Column,
-    Connection,
     Engine,
     Index,
     Integer,
@@ -26,6 +25,7 @@ from sqlalchemy import (
     String,
     Table,
     and_,
+    bindparam,
     create_engine,
     event,
     func,
@@ -34,6 +34,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy import Connection as Connection  # noqa: PLC0414 - the one type that callers name
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from protocol.errors import ConfigError, Transient
@@ -265,12 +266,19 @@ def add_numbered(connection: Connection, table: Table, rows: Sequence[Row], numb
     return numbers
 
 
+def _among(column: Any) -> Any:
+    """`column IN (…)` with the values bound when it runs: the statement is built once, however long the list."""
+    return column.in_(bindparam("values", expanding=True))
+
+
+_RECEIPTS: Final = select(submissions.c.digest, submissions.c.receipt).where(_among(submissions.c.digest))
+
+
 def receipts_of(connection: Connection, digests: Iterable[str]) -> dict[str, bytes]:
     """Stored receipts by submission digest."""
     found: dict[str, bytes] = {}
     for chunk in _chunks(digests):
-        query = select(submissions.c.digest, submissions.c.receipt).where(submissions.c.digest.in_(chunk))
-        found.update({row.digest: row.receipt for row in connection.execute(query)})
+        found.update({row.digest: row.receipt for row in connection.execute(_RECEIPTS, {"values": chunk})})
     return found
 
 
@@ -288,11 +296,18 @@ _KNOWN = (
 )
 
 
+_REPORTS: Final = {
+    name: select(*_KNOWN).where(_among(reports.c[name]))
+    for name in ("report_id", "incident_id", "fingerprint", "digest", "seq")
+}
+_HITS: Final = select(identifiers.c.key, identifiers.c.seq).where(_among(identifiers.c.key))
+
+
 def reports_where(connection: Connection, column: str, values: Iterable[Any]) -> list[Any]:
     """Report rows whose `column` is one of the values."""
     found: list[Any] = []
     for chunk in _chunks(values):
-        found.extend(connection.execute(select(*_KNOWN).where(reports.c[column].in_(chunk))))
+        found.extend(connection.execute(_REPORTS[column], {"values": chunk}))
     return found
 
 
@@ -300,8 +315,7 @@ def identifier_hits(connection: Connection, keys: Iterable[int]) -> list[tuple[i
     """(key, seq) of the reports that hold one of these identifiers."""
     found: list[tuple[int, int]] = []
     for chunk in _chunks(keys):
-        query = select(identifiers.c.key, identifiers.c.seq).where(identifiers.c.key.in_(chunk))
-        found.extend((row.key, row.seq) for row in connection.execute(query))
+        found.extend((row.key, row.seq) for row in connection.execute(_HITS, {"values": chunk}))
     return found
 
 

@@ -25,9 +25,9 @@ from node.metrics import Metrics
 from node.opening import Opened
 from node.trust import book_of
 from protocol import subjects
-from protocol.bus import Bus, Message
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.policy import load_policy
+from protocol.transport import Bus, Message
 
 T = TypeVar("T")
 log = structlog.get_logger()

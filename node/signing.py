@@ -19,8 +19,9 @@ from node.identity import Fresh, Known
 from node.ids import fingerprint, uuid7
 from node.intake import Draft
 from protocol import limits
-from protocol.envelope import Rand, SignedReport, issue, leave, present
+from protocol.envelope import Rand, SignedReport, leave, present
 from protocol.errors import ProtocolError
+from protocol.issuing import issue
 from protocol.keys import Signer
 from protocol.policy import HEADER, Facts, GateResult, Outcome, PolicyBook, ask_side, explain, facts_of, may_leave
 from protocol.reasons import Reason
@@ -36,7 +37,7 @@ _REMEMBERED: Final = 4_096
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Allowance:
     """What may leave of reports with the same facts, and the gate that says why not more."""
 
     gate: GateResult
@@ -59,7 +60,7 @@ class Sheet:
     known: Known
     draft: Draft
     report: Report
-    answer: Answer
+    allowance: Allowance
     signed: SignedReport | None = None
     held_back: bytes | None = None
     """As JSON, why some of it leaves for nobody; None if all of it does."""
@@ -87,7 +88,7 @@ class _Memory:
     registry: Registry
     until: datetime | None
     since: datetime
-    answers: dict[Facts, Answer] = field(default_factory=dict)
+    allowances: dict[Facts, Allowance] = field(default_factory=dict)
 
 
 class Desk:
@@ -140,9 +141,9 @@ class Desk:
                 raise AssertionError("issue() refuses no report")  # noqa: TRY004 - a bug, not a bad value
             sheet.signed = signed
             sheet.known.digest = signed.digest
-            sheet.held_back = sheet.answer.explain(signed.units())
+            sheet.held_back = sheet.allowance.explain(signed.units())
             if not sheet.known.kept:
-                parts.append(leave(signed, sheet.answer.gate.exact, sheet.answer.gate.coarse))
+                parts.append(leave(signed, sheet.allowance.gate.exact, sheet.allowance.gate.coarse))
         message = present(envelope.jws, parts).encode("ascii")
         if len(message) <= limits.SUBMISSION:
             return [Sealed(envelope.digest, message, tuple(sheets))]
@@ -154,7 +155,7 @@ class Desk:
         )
         return []
 
-    def _ask(self, facts: Facts, book: PolicyBook, registry: Registry, now: datetime) -> Answer:
+    def _ask(self, facts: Facts, book: PolicyBook, registry: Registry, now: datetime) -> Allowance:
         memory = self._memory
         if (
             memory is None
@@ -162,15 +163,15 @@ class Desk:
             or memory.registry is not registry
             or now < memory.since
             or (memory.until is not None and now >= memory.until)
-            or len(memory.answers) >= _REMEMBERED
+            or len(memory.allowances) >= _REMEMBERED
         ):
             memory = self._memory = _Memory(book, registry, book.next_change(now), now)
-        answer = memory.answers.get(facts)
+        answer = memory.allowances.get(facts)
         if answer is None:
             others = sorted(
                 {member.jurisdiction for member in registry.recipients() if member.id != self._origin.member}
             )
-            answer = memory.answers[facts] = Answer(_gate(facts, others, book, now))
+            answer = memory.allowances[facts] = Allowance(_gate(facts, others, book, now))
         return answer
 
 

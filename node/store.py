@@ -61,6 +61,7 @@ from protocol.errors import ConfigError, Transient
 SCHEMA: Final = 1
 _IN: Final = 500
 """Values in one IN list: below what any database takes."""
+_CONTENT: Final = frozenset({"filing", "disclosures", "held_back"})
 _PASSING: Final = {"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR"}
 
 _meta = MetaData()
@@ -285,8 +286,9 @@ class Reads:
         return self._by(own_reports, column, values)
 
     def own_page(self, after: int, limit: int) -> list[Row[Any]]:
-        """Own revisions in the order of filing."""
-        query = select(own_reports).where(own_reports.c.seq > after).order_by(own_reports.c.seq).limit(limit)
+        """Own revisions in the order of filing, without their content."""
+        chosen = [column for column in own_reports.c if column.name not in _CONTENT]
+        query = select(*chosen).where(own_reports.c.seq > after).order_by(own_reports.c.seq).limit(limit)
         return list(self._db.execute(query))
 
     def confirmed_by(self, reports: Collection[str]) -> list[Row[Any]]:

@@ -16,24 +16,24 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import secrets
-import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from protocol import limits, natsauth, subjects
+from protocol import limits, subjects
+from protocol.dialing import Credentials, check_stored, close_client, dial, jittered, tls_context
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.reasons import Reason
+from protocol.transport import Message
 
 Handler = Callable[[str, bytes], Awaitable[bytes]]
 """Takes the subject and the body of a request, returns the body of the answer."""
@@ -50,47 +50,12 @@ RECONNECT_WAIT: Final = 0.5
 REFUSED_WAIT: Final = 2.0
 SERVED_AT_ONCE: Final = 64
 _REASON_HEADER: Final = "Kentongan-Reason"
-_MESSAGE_TOO_LARGE: Final = 10054  # JetStream error code
-_REFUSALS: Final = ("authorization violation", "authentication expired", "authentication revoked", "not authorized")
 _SEND_ERRORS: Final = (
     nats.errors.ConnectionClosedError,
     nats.errors.ConnectionDrainingError,
     nats.errors.OutboundBufferLimitError,
     OSError,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message off a stream. `kind` is the sender's word for what `data` is; empty if it gave none."""
-
-    subject: str
-    kind: str
-    data: bytes
-    reply: str
-    """Where `ack` answers."""
-
-
-class Bus(Protocol):
-    """What the rest of the project knows of the transport; this is its whole contract."""
-
-    async def publish(self, subject: str, kind: str, data: bytes) -> None:
-        """Return when the stream has stored `data`.
-
-        Raises:
-            Transient: not stored, or not known to be: send it again later. The caller bounds how many are in flight.
-            ProtocolError: TOO_LARGE, more than the bus carries.
-        """
-
-    async def pull(self, most: int, wait: float) -> list[Message]:
-        """Return 1 to `most` messages as soon as there is one, or none after `wait` seconds. One caller at a time.
-
-        Raises:
-            Transient: the stream cannot be read at present; call again.
-        """
-
-    async def ack(self, messages: Sequence[Message]) -> None:
-        """Tell the stream not to deliver these again. A hint: may be lost without notice."""
 
 
 @dataclass(slots=True)
@@ -121,9 +86,8 @@ class NatsBus:
         on_state: Callable[[str], None] | None,
     ) -> None:
         self._url = url
-        self._creds_file = creds
-        self._credentials = _load_creds(creds) if creds else None
-        self._tls = _tls_context(ca_file) if ca_file else None
+        self._credentials = Credentials(creds) if creds else None
+        self._tls = tls_context(ca_file) if ca_file else None
         self._name = name
         self._next_subject = subjects.next_message(stream, consumer)
         self._source = f"{stream}/{consumer}"
@@ -199,7 +163,7 @@ class NatsBus:
             bus._closing = True
             if bus._revival is not None:
                 bus._revival.cancel()
-            await _close(bus._nc)
+            await close_client(bus._nc)
             raise
         return bus
 
@@ -225,7 +189,7 @@ class NatsBus:
             subjects.TRANSPORT_ID_HEADER: f"{self._id}-{next(self._count)}",
         }
         answer = await self._ask(subject, data, headers, self._publish_timeout)
-        _check_stored(answer.data)
+        check_stored(answer.data)
 
     async def pull(self, most: int, wait: float) -> list[Message]:
         """See `Bus.pull`."""
@@ -311,7 +275,7 @@ class NatsBus:
         if nc.is_connected:
             with suppress(nats.errors.Error, asyncio.TimeoutError, OSError):
                 await asyncio.wait_for(nc.drain(), 3.0)
-        await _close(nc)
+        await close_client(nc)
         for task in tuple(self._serving):
             task.cancel()
         self._tell("closed")
@@ -465,7 +429,7 @@ class NatsBus:
 
     async def _open(self) -> None:
         """Make one connection or raise; on success it is the connection of the moment."""
-        nc = self._nc = await self._dial()
+        nc = self._nc = await dial(self._url, self._options, self._connect_timeout, self._on_fault)
         with suppress(*_SEND_ERRORS):
             await nc.subscribe(f"{self._replies}.*", cb=self._on_reply)
             for subject, handler in self._services:
@@ -476,38 +440,9 @@ class NatsBus:
         self._tell("connected")
         self._wake()
 
-    async def _dial(self) -> Client:
-        nc = Client()
-        refusal: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-        async def on_error(exc: Exception) -> None:
-            text = str(exc) or type(exc).__name__
-            if isinstance(exc, ssl.SSLCertVerificationError) or any(word in text.lower() for word in _REFUSALS):
-                if not refusal.done():
-                    refusal.set_result(text)
-                self._tell("refused")
-            elif not self._closing:
-                self._tell(f"error: {text}")
-
-        # The library tries for ever, refused or not: the first of success, refusal and timeout ends it.
-        connecting = asyncio.ensure_future(nc.connect(**self._options(nc, on_error)))
-        first: list[asyncio.Future[Any]] = [connecting, refusal]
-        try:
-            await asyncio.wait(first, timeout=self._connect_timeout, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            await _abandon(nc, connecting)
-            raise
-        if connecting.done():
-            try:
-                connecting.result()
-            except (nats.errors.Error, OSError) as exc:
-                await _close(nc)
-                raise Transient(f"no bus at {self._url}: {exc}") from exc
-            return nc
-        await _abandon(nc, connecting)
-        if refusal.done():
-            raise ConfigError(_refusal_text(refusal.result()))
-        raise Transient(f"no bus at {self._url}")
+    def _on_fault(self, state: str) -> None:
+        if state == "refused" or not self._closing:
+            self._tell(state)
 
     def _options(self, nc: Client, on_error: Callable[[Exception], Awaitable[None]]) -> dict[str, Any]:
         async def on_disconnected() -> None:
@@ -533,7 +468,7 @@ class NatsBus:
             "reconnected_cb": on_reconnected,
             "closed_cb": on_closed,
             "connect_timeout": self._connect_timeout,
-            "reconnect_time_wait": _jittered(RECONNECT_WAIT),
+            "reconnect_time_wait": jittered(RECONNECT_WAIT),
             "max_reconnect_attempts": -1,
             "ping_interval": 20,
             "max_outstanding_pings": 2,
@@ -544,25 +479,14 @@ class NatsBus:
         if self._tls is not None:
             options["tls"] = self._tls
         if self._credentials is not None:
-            options["user_jwt_cb"] = self._user_jwt
-            options["signature_cb"] = self._sign
+            options["user_jwt_cb"] = self._credentials.user_jwt
+            options["signature_cb"] = self._credentials.sign
         return options
-
-    def _user_jwt(self) -> bytes:
-        return self._credentials[0].encode("ascii") if self._credentials else b""
-
-    def _sign(self, nonce: str) -> bytes:
-        # The library asks for the signature first, then for the claim: both must come from one reading of the file.
-        # One that is being replaced must not break the reconnecting: the last good content serves until then.
-        if self._creds_file is not None:
-            with suppress(ConfigError):
-                self._credentials = _load_creds(self._creds_file)
-        return natsauth.sign_nonce(self._credentials[1], nonce) if self._credentials else b""
 
     async def _revive(self) -> None:
         wait = RECONNECT_WAIT
         while not self._closing:
-            await asyncio.sleep(_jittered(wait))
+            await asyncio.sleep(jittered(wait))
             try:
                 await self._open()
             except ConfigError:
@@ -588,23 +512,6 @@ class NatsBus:
                 self._on_state(state)
 
 
-def _check_stored(answer: bytes) -> None:
-    """Raise unless `answer` is a stream's word that it stored the message."""
-    try:
-        ack = json.loads(answer)
-        error = ack.get("error")
-        if error is None and isinstance(ack["seq"], int) and not ack.get("duplicate", False):
-            return
-    except (ValueError, AttributeError, KeyError, TypeError):
-        raise Transient("the answer to a publish is not a stream's") from None
-    if isinstance(error, dict):
-        code = error.get("err_code", error.get("code"))
-        if code == _MESSAGE_TOO_LARGE:
-            raise ProtocolError(Reason.TOO_LARGE, "$", "more than the stream takes")
-        raise Transient(f"the stream did not store the message: {error.get('description', '')} ({code})")
-    raise Transient("the stream took a new message for one that it has")
-
-
 def _status(msg: Msg) -> str:
     return (msg.headers or {}).get("Status", "")
 
@@ -612,50 +519,3 @@ def _status(msg: Msg) -> str:
 def _fail(future: asyncio.Future[Msg], why: str) -> None:
     if not future.done():
         future.set_exception(Transient(why))
-
-
-def _jittered(seconds: float) -> float:
-    # So that a region's nodes do not all come back in the same instant after a restart of the server.
-    return seconds * (0.75 + secrets.randbelow(500) / 1000)
-
-
-def _load_creds(path: Path) -> tuple[str, str]:
-    try:
-        text = path.read_text(encoding="ascii")
-    except (OSError, ValueError) as exc:
-        raise ConfigError(
-            f"cannot read the bus credentials {path}: put the file from the broker's operator there"
-        ) from exc
-    return natsauth.parse_creds(text)
-
-
-def _tls_context(ca_file: Path) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=str(ca_file))
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"cannot read certificate authorities from {ca_file}: it must be PEM") from exc
-
-
-def _refusal_text(text: str) -> str:
-    if "certificate" in text.lower():
-        return (
-            f"the bus showed a certificate that the configured authorities did not sign: check url and ca_file ({text})"
-        )
-    return (
-        "the bus refused these credentials: the membership may be suspended, or the credentials replaced or expired; "
-        "ask the broker's operator for new ones"
-    )
-
-
-async def _abandon(nc: Client, connecting: asyncio.Future[None]) -> None:
-    connecting.cancel()
-    # Not awaited without a limit: the library swallows a cancellation in places.
-    await asyncio.wait([connecting], timeout=1.0)
-    if connecting.done() and not connecting.cancelled():
-        connecting.exception()
-    await _close(nc)
-
-
-async def _close(nc: Client) -> None:
-    with suppress(nats.errors.Error, asyncio.TimeoutError, OSError, AssertionError):
-        await asyncio.wait_for(nc.close(), 2.0)

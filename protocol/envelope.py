@@ -19,7 +19,7 @@ Verification plan, numbers repeated in the code (RFC 9901 section 7.1):
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -27,10 +27,9 @@ from typing import Any, Final
 import msgspec
 
 from protocol import limits
-from protocol.coarse import coarse_body, coarse_elements
 from protocol.errors import ProtocolError
-from protocol.jws import JwsParts, sign_jws, split_jws, verify_parts
-from protocol.keys import KeyLookup, Signer, VerifyKey, b64, unb64
+from protocol.jws import JwsParts, split_jws, verify_parts
+from protocol.keys import KeyLookup, VerifyKey, b64, unb64
 from protocol.parse import convert, decode, refusal
 from protocol.reasons import Reason
 from protocol.report import (
@@ -40,7 +39,6 @@ from protocol.report import (
     Body,
     CoarseBody,
     Header,
-    Report,
     part_of,
 )
 
@@ -48,16 +46,17 @@ TYP: Final = "kentongan-report+sd-jwt"
 Rand = Callable[[int], bytes]
 
 
-class _Payload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Payload(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The signed claims of an envelope."""
+
     iss: str
     iat: int
     sd_alg: str = msgspec.field(name="_sd_alg")
     reports: list[dict[str, str]]
 
 
-_payload_decoder: Final = msgspec.json.Decoder(_Payload)
+_payload_decoder: Final = msgspec.json.Decoder(Payload)
 _any_decoder: Final = msgspec.json.Decoder(list[Any])
-_encode: Final = msgspec.json.Encoder().encode
 
 
 class Disclosure(msgspec.Struct, frozen=True, gc=False):
@@ -133,104 +132,6 @@ def jws_digest(jws: str) -> str:
 def disclosure_digest(text: str) -> str:
     """The digest of one disclosure: over the base64url text itself (RFC 9901 section 4.2.3)."""
     return b64(hashlib.sha256(text.encode("ascii")).digest())
-
-
-# --- issuing ----------------------------------------------------------------------------------------------------
-
-
-class _Salts:
-    """Salts of 128 bits, drawn in one go: one system call a report instead of one a disclosure."""
-
-    def __init__(self, rand: Rand) -> None:
-        self._rand = rand
-        self._pool = b""
-        self._at = 0
-
-    def next(self) -> str:
-        if self._at + 16 > len(self._pool):
-            self._pool = self._rand(16 * 64)
-            self._at = 0
-        self._at += 16
-        return b64(self._pool[self._at - 16 : self._at])
-
-
-@dataclass(slots=True)
-class _Builder:
-    salts: _Salts
-    containers: list[str] = field(default_factory=list)
-    disclosures: list[Disclosure] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
-    shown: dict[str, Any] = field(default_factory=dict)
-
-    def single(self, name: str, value: Any, bit: int, *, coarse: bool) -> None:
-        text = b64(_encode([self.salts.next(), name, value]))
-        self.disclosures.append(Disclosure(text, bit, coarse, -1))
-        self.digests.append(disclosure_digest(text))
-        self.shown[name] = value
-
-    def each(self, name: str, elements: Sequence[dict[str, Any]]) -> None:
-        container = len(self.containers)
-        digests: list[dict[str, str]] = []
-        for element in elements:
-            text = b64(_encode([self.salts.next(), element]))
-            bit = UNIT_BIT[part_of(name, element)]
-            self.disclosures.append(Disclosure(text, bit, element.get("level") == "coarse", container))
-            digests.append({"...": disclosure_digest(text)})
-        text = b64(_encode([self.salts.next(), name, digests]))
-        self.containers.append(text)
-        self.digests.append(disclosure_digest(text))
-        self.shown[name] = list(elements)
-
-
-def _build(report: Report, salts: _Salts) -> SignedReport:
-    builder = _Builder(salts)
-    body: dict[str, Any] = msgspec.to_builtins(report.body)
-    wide = coarse_elements(report.body)
-    for name, value in body.items():
-        if UNITS[name].each:
-            builder.each(name, [*value, *msgspec.to_builtins(wide.get(name, []))])
-        else:
-            builder.single(name, value, UNIT_BIT[name], coarse=False)
-    for name, value in msgspec.to_builtins(coarse_body(report.body)).items():
-        builder.single(name, value, UNIT_BIT[name.removesuffix(COARSE_SUFFIX)], coarse=True)
-    element = {**msgspec.to_builtins(report.header), "_sd": sorted(builder.digests)}
-    header_text = b64(_encode([salts.next(), element]))
-    return SignedReport(
-        digest=disclosure_digest(header_text),
-        header_text=header_text,
-        header=report.header,
-        containers=tuple(builder.containers),
-        disclosures=tuple(builder.disclosures),
-        body=builder.shown,
-        undisclosed=0,
-    )
-
-
-def issue(reports: Sequence[Report], issuer: str, signer: Signer, now: datetime, rand: Rand) -> Envelope:
-    """Sign 1..64 reports of one member with one signature.
-
-    Args:
-        reports: the reports; each header's origin must be the issuer.
-        issuer: the member id, `iss` of the JWS.
-        rand: returns that many random bytes; salts and decoys come from it.
-
-    Raises:
-        ProtocolError: too many reports.
-    """
-    if not 1 <= len(reports) <= limits.REPORTS_PER_SUBMISSION:
-        raise ProtocolError(Reason.TOO_MANY, "$", f"an envelope holds 1 to {limits.REPORTS_PER_SUBMISSION} reports")
-    salts = _Salts(rand)
-    signed = tuple(_build(report, salts) for report in reports)
-    padded = 1 << (len(signed) - 1).bit_length()
-    decoys = [b64(hashlib.sha256(rand(32)).digest()) for _ in range(padded - len(signed))]
-    payload = _Payload(
-        iss=issuer,
-        iat=int(now.timestamp()),
-        sd_alg="sha-256",
-        reports=[{"...": digest} for digest in sorted([*(s.digest for s in signed), *decoys])],
-    )
-    jws = sign_jws(TYP, _encode(payload), signer)
-    return Envelope(jws, issuer, signer.kid, now, jws_digest(jws), signed)
 
 
 # --- restricting ------------------------------------------------------------------------------------------------
@@ -469,7 +370,7 @@ def open_envelope(text: str | bytes, find_key: KeyLookup, at: datetime) -> Envel
     return Envelope(parsed.jws, payload.iss, key.record.kid, issued_at, jws_digest(parsed.jws), reports)
 
 
-def _check_claims(payload: _Payload, key: VerifyKey, at: datetime) -> datetime:
+def _check_claims(payload: Payload, key: VerifyKey, at: datetime) -> datetime:
     """Step 4; returns the time of signing."""
     if payload.iss != key.owner:
         raise ProtocolError(Reason.WRONG_MEMBER, "$.iss", "the key does not belong to the issuer")

@@ -80,7 +80,7 @@ def test_packages_import_downwards(package: str, never: set[str]) -> None:
     ("library", "home"),
     [
         ("cryptography", ("protocol/keys.py",)),
-        ("nats", ("protocol/bus.py", "broker/natsd.py", "broker/topology.py")),
+        ("nats", ("protocol/bus.py", "protocol/dialing.py", "broker/natsd.py", "broker/topology.py")),
         ("nkeys", ("protocol/natsauth.py",)),
         (
             "sqlalchemy",

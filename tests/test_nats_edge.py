@@ -22,9 +22,10 @@ from broker import topology
 from broker.accounts import Accounts
 from broker.natsd import EmbeddedNats
 from protocol import limits, natsauth, subjects
-from protocol.bus import Message, NatsBus
+from protocol.bus import NatsBus
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.reasons import Reason
+from protocol.transport import Message
 from tests.natshelp import Region, eventually, region
 
 PL_INBOX = (subjects.inbox_stream("pl"), subjects.NODE_CONSUMER)

@@ -14,8 +14,9 @@ import msgspec
 
 from protocol import subjects
 from protocol.bus import NatsBus
-from protocol.envelope import SignedReport, issue, leave, present
+from protocol.envelope import SignedReport, leave, present
 from protocol.invitation import load_invitation
+from protocol.issuing import issue
 from protocol.keys import SigningKey
 from protocol.registry import Member
 from protocol.report import ALL_UNITS, Body, Header, Marking, Origin, Report, Rsit

@@ -10,7 +10,8 @@ from uuid import uuid4
 
 import msgspec
 
-from protocol.envelope import SignedReport, issue, leave, present
+from protocol.envelope import SignedReport, leave, present
+from protocol.issuing import issue
 from protocol.keys import SigningKey
 from protocol.report import ALL_UNITS, Body, Header, Marking, Origin, Report, Rsit, SectorRef, Severity
 

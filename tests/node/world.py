@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import msgspec
 
@@ -21,9 +21,10 @@ from node.core import NodeCore
 from node.store import Store
 from node.trust import Trust, book_of
 from protocol import statements as st
-from protocol.envelope import Envelope, SignedReport, issue, open_envelope, present, release
+from protocol.envelope import Envelope, SignedReport, open_envelope, present, release
 from protocol.errors import ProtocolError, Transient
 from protocol.invitation import Invitation, save_invitation
+from protocol.issuing import issue
 from protocol.keys import SigningKey, write_secret
 from protocol.policy import load_policy
 from protocol.reasons import Reason
@@ -152,7 +153,7 @@ class MemoryBus:
             self.unacked.remove(message)
         self.ring()
 
-    async def request(self, subject: str, data: bytes, timeout: float) -> bytes:
+    async def request(self, _subject: str, _data: bytes, _timeout: float) -> bytes:
         self.requests += 1
         if not self.region_document:
             raise Transient("nobody serves")
@@ -200,7 +201,10 @@ class Broker:
             aud=aud,
             received_at=self.clock(),
             submission=envelope.digest,
-            decisions=[st.Decision(granted=True), msgspec.convert({"granted": True, "withheld": withheld}, st.Decision)],
+            decisions=[
+                st.Decision(granted=True),
+                msgspec.convert({"granted": True, "withheld": withheld}, st.Decision),
+            ],
             reports=[
                 st.ReportReceipt(digest=report.digest, outcome="accepted", to={"my-cert": 0, "sg-cert": 1})
                 for report in envelope.reports
@@ -257,7 +261,10 @@ def filing(title: str = "Phishing", **changes: Any) -> dict[str, Any]:
             "description": f"What happened: {CANARY}",
             "times": {"detected": {"value": "2026-05-04T07:00:00Z"}},
             "victim": {"name": "PT Contoh", "sector": "finance"},
-            "indicators": [{"type": "ipv4-addr", "value": "203.0.113.7"}, {"type": "domain-name", "value": "a.example"}],
+            "indicators": [
+                {"type": "ipv4-addr", "value": "203.0.113.7"},
+                {"type": "domain-name", "value": "a.example"},
+            ],
             "contacts": [{"role": "duty officer", "email": "duty@example.org"}],
         },
     }
@@ -292,7 +299,8 @@ def foreign(origin: str = "my-cert", count: int = 1, key: SigningKey | None = No
 def released(envelope: Envelope, exact: int = -1, coarse: int = -1) -> str:
     """What the broker releases of an envelope."""
     return present(
-        envelope.jws, [release(report, exact, coarse) for report in envelope.reports if isinstance(report, SignedReport)]
+        envelope.jws,
+        [release(report, exact, coarse) for report in envelope.reports if isinstance(report, SignedReport)],
     )
 
 
@@ -350,7 +358,3 @@ def reason_of(error: object) -> Reason:
 
 def new_id() -> str:
     return str(uuid4())
-
-
-__all__ = [name for name in dir() if not name.startswith("_")]
-_ = UUID

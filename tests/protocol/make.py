@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Meta, UnsetType
 
 from protocol import taxonomy as tx
-from protocol.envelope import TYP, Envelope, SignedReport, disclosure_digest, issue, open_envelope, present
+from protocol.envelope import TYP, Envelope, SignedReport, disclosure_digest, open_envelope, present
 from protocol.errors import ProtocolError
+from protocol.issuing import issue
 from protocol.jws import sign_jws
 from protocol.keys import KeyRing, SigningKey, VerifyKey, b64
 from protocol.policy import Policy, PolicyBook, Rule

@@ -23,13 +23,14 @@ from protocol.envelope import (
     RefusedReport,
     SignedReport,
     disclosure_digest,
-    issue,
     jws_digest,
+    leave,
     parse_envelope,
     present,
     release,
 )
 from protocol.errors import ProtocolError
+from protocol.issuing import issue
 from protocol.jws import sign_jws
 from protocol.keys import KeyRing, b64, unb64
 from protocol.reasons import Reason
@@ -250,6 +251,17 @@ def test_coarse_travels_where_the_origin_kept_the_exact_value() -> None:
     assert "victim" not in found.body
 
 
+@quick(100)
+@given(masks, masks)
+def test_what_leaves_an_origin_holds_both_levels(exact: int, coarse: int) -> None:
+    """An origin lets out what the masks allow, coarse beside exact, and nothing else: the broker picks later."""
+    texts = leave(ONE, exact, coarse)
+    found = only(opened(present(ENVELOPE.jws, [texts])))
+    held_exact, held_coarse = ONE.units()
+    assert found.units() == (exact & held_exact, coarse & held_coarse)
+    assert set(release(ONE, exact, coarse)) <= set(texts)
+
+
 @quick(40)
 @given(masks, masks, masks, masks)
 def test_restricting_twice_is_restricting_to_both(first: int, wide: int, second: int, wider: int) -> None:
@@ -295,7 +307,7 @@ def test_an_unknown_field_stays_signed_and_is_never_released() -> None:
     found = only(envelope)
     assert [d.bit for d in found.disclosures] == [UNIT_BIT["title"], -1, -1, -1, -1, -1]
     assert found.body == {"title": "known"}
-    assert release(found, -1, -1) == [top, texts[1]]
+    assert release(found, -1, -1) == leave(found, -1, -1) == [top, texts[1]]
     assert found.units() == (bit("title"), 0)
 
 

@@ -649,7 +649,11 @@ def test_a_withheld_coarse_value_is_explained() -> None:
     outcome = ask(
         allow(),
         deny("only-coarse", disclose=["victim"], level={"victim": "coarse"}),
-        import_=[imports(allow()), imports(deny("no-victims", disclose=["@victim"]))],
+        import_=[
+            imports(allow()),
+            imports(deny("also-only-coarse", disclose=["victim"], level={"victim": "coarse"})),
+            imports(deny("no-victims", disclose=["@victim"])),
+        ],
     )
     assert explain(outcome, 0, bit("victim")) == [
         Withheld(unit="victim", gate="import", document="sg/1", reason="denied-by-rule", rule="no-victims")
