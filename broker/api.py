@@ -18,7 +18,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from protocol.errors import ProtocolError, Transient
+from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.reasons import Reason
 
 if TYPE_CHECKING:
@@ -86,7 +86,10 @@ class Api:
         stack.push_async_callback(runner.cleanup)
         http = self._broker.config.http
         site = web.TCPSite(runner, http.host, http.port)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as exc:
+            raise ConfigError(f"cannot listen on {http.host}:{http.port} ([http] in broker.toml): {exc}") from exc
         port = runner.addresses[0][1]
         self.url = f"http://{http.host}:{port}"
 

@@ -8,11 +8,12 @@ before the process ends, so that a restart does not meet it again.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -72,8 +73,8 @@ class Broker:
         self._store = store.Store(store.open_engine(config.ledger_url))
         self._writer = ThreadPoolExecutor(1, "ledger")
         self._readers = ThreadPoolExecutor(2, "reader")
-        self._ingest = Ingest(self._store, signer, lambda: self._state)
         first_ms = int(config.delivery.first_retry_seconds * 1000)
+        self._ingest = Ingest(self._store, signer, lambda: self._state, first_ms)
         self._redelivery = Redelivery(self._store, signer, lambda: self._state, first_ms)
         self._outgoing: asyncio.Queue[Outgoing] = asyncio.Queue(QUEUE)
         self._sent: list[int] = []
@@ -120,6 +121,7 @@ class Broker:
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Run until cancelled. Raises what ended a loop; nothing else ends one."""
         async with AsyncExitStack() as stack:
+            stack.enter_context(_alone(self.config.data))
             stack.callback(self._store.close)
             stack.callback(self._writer.shutdown)
             stack.callback(self._readers.shutdown)
@@ -353,6 +355,18 @@ class Broker:
     def _tell_change(self) -> None:
         self.changed, waiting = asyncio.Event(), self.changed
         waiting.set()
+
+
+@contextmanager
+def _alone(data: Path) -> Iterator[None]:
+    """One broker process a data directory: two would end each other's bus server and number rows alike."""
+    data.mkdir(parents=True, exist_ok=True)
+    with (data / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise ConfigError(f"another broker uses {data}: stop it first") from exc
+        yield
 
 
 def _batches(messages: list[Message]) -> list[list[Message]]:

@@ -34,7 +34,11 @@ def add_parser(commands: Any) -> None:
     admit.set_defaults(run=_admit)
 
     for name, status, text in (
-        ("suspend", "suspended", "cut a member off; its queued deliveries wait"),
+        (
+            "suspend",
+            "suspended",
+            "cut a member off; what is queued for it waits, what is decided meanwhile is not for it",
+        ),
         ("resume", "active", "let a suspended member back in"),
     ):
         action = actions.add_parser(name, help=text)
@@ -51,6 +55,7 @@ def _init(args: argparse.Namespace) -> int:
     token, kid = setup.init(args.directory, args.region, host=args.host, http_port=args.port, nats_port=args.nats_port)
     print(f"Region {args.region} in {args.directory}. Broker key {kid}.")
     print(f"Coordinator's token, shown once: {token}")
+    print(f"Next: `kentongan broker admit {args.directory} MEMBER.json` for each CERT, then `kentongan broker run`.")
     return 0
 
 

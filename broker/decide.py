@@ -7,7 +7,8 @@ Rules, in order; the first that applies decides:
  3 the same signed report again, in whatever envelope: duplicate
  4 the report id or the incident id belongs to another member: rejected (nobody takes over another's report)
  5 the same id and revision with other content: rejected (revision conflict)
- 6 the same content under a new id, from the same member: duplicate of the first
+ 6 the same content under a new id, from the same member: duplicate of the first (a revision or a withdrawal of what
+   is known never is: it may well say the same as another one's)
  7 accepted, and the sharing policy is asked for every recipient
 
 A withdrawal goes to everyone who was granted any earlier revision, header only, and to nobody else.
@@ -154,7 +155,8 @@ def decide_report(
     except ProtocolError as exc:
         return NotAccepted(report.digest, "rejected", as_refusal(exc), header)
     twin = known.fingerprints.get((member.id, header.fingerprint))
-    if twin is not None and twin.report_id != header.report_id.bytes:
+    fresh = header.report_id.bytes not in known.by_id and header.phase != "withdrawn"
+    if twin is not None and fresh:
         refusal = Refusal(reason=Reason.DUPLICATE_CONTENT.value, path="$.body", detail="same content under a new id")
         return NotAccepted(report.digest, "duplicate", refusal, header, twin.digest)
     outcomes = _ask_all(report, member.id, registry, known, ask)

@@ -170,9 +170,13 @@ class Ingest:
         ledger_store: the ledger.
         signer: the broker's signing key.
         state: gives the region as it is now; asked once a batch.
+        retry_ms: after how long a delivery that could not be sent is tried again.
     """
 
-    def __init__(self, ledger_store: store.Store, signer: Signer, state: Callable[[], RegionState]) -> None:
+    def __init__(
+        self, ledger_store: store.Store, signer: Signer, state: Callable[[], RegionState], retry_ms: int = 10_000
+    ) -> None:
+        self._retry_ms = retry_ms
         self._store = ledger_store
         self._signer = signer
         self._state = state
@@ -323,7 +327,9 @@ class Ingest:
         ]
         nodes = [member.id for member in state.registry.recipients() if "recipient" in member.roles]
         planned = plan(routed, nodes)
-        numbers = ledger.record_deliveries(connection, [(item.member, item.entries) for item in planned], now)
+        numbers = ledger.record_deliveries(
+            connection, [(item.member, item.entries) for item in planned], now, self._retry_ms
+        )
         work.outgoing += [
             delivery_message(number, item, self._signer, now) for number, item in zip(numbers, planned, strict=True)
         ]
@@ -344,9 +350,9 @@ class Ingest:
         self, connection: Connection, found: Sequence[FoundLink], state: RegionState, now: datetime, work: Work
     ) -> None:
         rows: list[store.Row] = []
-        for member in state.registry.members if found else ():
-            links = ledger.links_for(member, found)
-            if links and state.registry.members[member].status == "active":
+        for member, entry in state.registry.members.items() if found else ():
+            links = ledger.links_for(member, found) if entry.keys and entry.status == "active" else []
+            if links:
                 jws = sign_statement(Links(iss=BROKER, aud=member, at=now, links=links), self._signer)
                 rows.append({"member": member, "kind": "links", "jws": jws.encode("ascii")})
                 work.outgoing.append(Outgoing(member, Kind.LINKS, jws.encode("ascii")))

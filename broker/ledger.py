@@ -27,8 +27,6 @@ from protocol.statements import Link, LinkedReport
 _grants_decoder: Final = msgspec.msgpack.Decoder(dict[str, tuple[int, int]])
 _pack: Final = msgspec.msgpack.Encoder().encode
 
-FIRST_RETRY_MS: Final = 10_000
-
 
 def milliseconds(at: datetime) -> int:
     """A time as the ledger keeps it."""
@@ -212,9 +210,9 @@ def _known_holders(connection: Connection, wanted: Iterable[int]) -> dict[int, l
 
 
 def record_deliveries(
-    connection: Connection, planned: Sequence[tuple[str, Sequence[Entry]]], now: datetime
+    connection: Connection, planned: Sequence[tuple[str, Sequence[Entry]]], now: datetime, retry_ms: int
 ) -> list[int]:
-    """Pending deliveries, as (member, entries); returns their numbers."""
+    """Pending deliveries, as (member, entries), due again after that long; returns their numbers."""
     at = milliseconds(now)
     rows = [
         {
@@ -222,7 +220,7 @@ def record_deliveries(
             "created_at": at,
             "state": "pending",
             "attempts": 0,
-            "next_attempt_at": at + FIRST_RETRY_MS,
+            "next_attempt_at": at + retry_ms,
             "items": (packed := pack_entries(entries)),
             "open": packed,
         }

@@ -93,8 +93,8 @@ def init(
     record = key.record(now - timedelta(hours=1), now + KEY_LIFE)
     (directory / "keys" / "broker.json").write_bytes(msgspec.json.format(msgspec.json.encode([record])))
     Accounts.create(directory / "keys" / "nats")
-    for name in ("members", "policies", "data"):
-        (directory / name).mkdir()
+    for name, mode in (("members", 0o755), ("policies", 0o755), ("data", 0o700)):
+        (directory / name).mkdir(mode=mode)
     token = secrets.token_urlsafe(32)
     (directory / "region.toml").write_text(_REGION_TOML.format(region=region), "utf-8")
     (directory / "broker.toml").write_text(
@@ -133,26 +133,42 @@ def admit(directory: Path, member_file: Path, policies: list[Path], out: Path | 
         raise ConfigError(f"{member.id} is a member already: {place}")
     region = load_region(config.region, records)
     Registry(msgspec.structs.replace(region, members=[*region.members, member]))
-    for path in policies:
-        policy = load_policy(path.read_text("utf-8"), path.name)
-        if policy.jurisdiction != member.jurisdiction:
-            raise ConfigError(f"{path.name} is the policy of {policy.jurisdiction}, not of {member.jurisdiction}")
-        target = config.region / "policies" / f"{policy.jurisdiction}-{policy.version}.toml"
-        if not target.exists():
-            target.write_text(path.read_text("utf-8"), "utf-8")
+    texts = _policy_files(config, member, policies)
+    if out is not None:
+        _check_invitable(config, member)
+    for target, text in texts.items():
+        target.write_text(text, "utf-8")
     place.write_bytes(msgspec.json.format(msgspec.json.encode(member)))
     if out is not None:
         _invite(config, signer, records, member, out)
     return member
 
 
-def _invite(config: Config, signer: SigningKey, records: list[KeyRecord], member: Member, out: Path) -> None:
+def _policy_files(config: Config, member: Member, policies: list[Path]) -> dict[Path, str]:
+    """Where the member's policies go; a version that is there already must say the same."""
+    found: dict[Path, str] = {}
+    for path in policies:
+        text = path.read_text("utf-8")
+        policy = load_policy(text, path.name)
+        if policy.jurisdiction != member.jurisdiction:
+            raise ConfigError(f"{path.name} is the policy of {policy.jurisdiction}, not of {member.jurisdiction}")
+        target = config.region / "policies" / f"{policy.jurisdiction}-{policy.version}.toml"
+        if target.exists() and target.read_text("utf-8") != text:
+            raise ConfigError(f"{target} exists and says something else: raise the version in {path.name}")
+        found[target] = text
+    return found
+
+
+def _check_invitable(config: Config, member: Member) -> None:
     if member.transport is None:
         raise ConfigError(f"{member.id} has no transport key: its file must come from `kentongan node init`")
     if config.nats.mode != "embedded":
         raise ConfigError("with an external NATS server, its operator makes the member's credentials")
     if not config.nats.public_url and not config.nats.port:
         raise ConfigError("broker.toml: [nats] needs a port (or a public_url) that members can be told")
+
+
+def _invite(config: Config, signer: SigningKey, records: list[KeyRecord], member: Member, out: Path) -> None:
     now = datetime.now(UTC)
     region: Region = load_region(config.region, records)
     save_invitation(
@@ -160,7 +176,9 @@ def _invite(config: Config, signer: SigningKey, records: list[KeyRecord], member
         Invitation(
             member=member.id,
             url=config.nats.public_url or f"nats://{config.nats.host}:{config.nats.port}",
-            user_jwt=Accounts.load(config.keys / "nats").issue_user(member.id, member.transport, int(time.time())),
+            user_jwt=Accounts.load(config.keys / "nats").issue_user(
+                member.id, member.transport or "", int(time.time())
+            ),
             broker_keys=records,
             region=sign_region(region, signer, now),
         ),

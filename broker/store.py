@@ -4,7 +4,7 @@ Guarantees: one transaction a batch, on disk before it returns (SQLite WAL, sync
 uniqueness of submissions, reports and confirmations is the database's, so that a race ends in one row. Refuses: a
 database of a newer schema (ConfigError). A full or locked disk becomes `Transient`: nothing was committed, try again.
 
-For each table, what it is and what it means if it is lost, stands in `docs/operate.md`.
+For each table, what it is and what it means if it is lost, stands in `docs/architecture.md`.
 """
 
 from __future__ import annotations
