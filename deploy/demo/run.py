@@ -236,7 +236,8 @@ def _routed_rows(demo: Demo, statuses: dict[str, Json]) -> list[tuple[str, Json,
         header = {"origin": filed.post.member, "tlp": filed.post.filing["marking"]["tlp"]}
         if revision["state"] == "kept":
             continue
-        rows.append((_label(filed.post), header, revision["recipients"]))
+        recipients = {member: _with_held_back(revision, found) for member, found in revision["recipients"].items()}
+        rows.append((_label(filed.post), header, recipients))
     return rows
 
 
@@ -250,13 +251,22 @@ def _kept_rows(demo: Demo, statuses: dict[str, Json]) -> list[tuple[str, str, st
     return kept
 
 
+def _with_held_back(revision: Json, found: Json) -> Json:
+    """What a recipient does not get: what the broker withheld, and what never left its origin's node."""
+    if not found.get("granted"):
+        return found
+    told = {item["unit"] for item in found["withheld"]}
+    never_left = [item for item in revision.get("held_back") or () if item["unit"] not in told]
+    return {**found, "withheld": [*found["withheld"], *never_left]}
+
+
 def _decisions(statuses: dict[str, Json]) -> list[tuple[str, Json]]:
     return [
         (member, item)
         for status in statuses.values()
         for revision in status["revisions"]
         for member, found in revision["recipients"].items()
-        for item in found.get("withheld", ())
+        for item in _with_held_back(revision, found).get("withheld", ())
     ]
 
 
