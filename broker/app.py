@@ -269,8 +269,9 @@ class Broker:
                 log.warning("broker.waiting", why=str(exc))
                 continue
             for stopped in due.stopped:
-                self.metrics.count_stopped(stopped.reason)
-                log.info("broker.stopped", member=stopped.member, report=stopped.digest, reason=stopped.reason)
+                reason = stopped.refusal.reason
+                self.metrics.count_stopped(reason)
+                log.info("broker.stopped", member=stopped.member, report=stopped.digest, reason=reason)
             self.metrics.show_backlog(backlog, int(self._clock().timestamp() * 1000))
             for outgoing in due.outgoing:
                 log.info("broker.redelivering", member=outgoing.member, delivery=outgoing.delivery)

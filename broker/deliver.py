@@ -2,7 +2,7 @@
 
 Guarantees: what is sent again is built again from the ledger and asked of today's policy again, so that a tightened
 policy, an expiry or a suspended member also stops what is queued; nothing is ever sent that was not granted when it was
-decided. A delivery that nothing is left of is cancelled, with the reason in the ledger.
+decided. A delivery that nothing is left of is cancelled, and the origin is told by which rule.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ from typing import Any, Final
 
 from broker import store
 from broker.decide import narrow
-from broker.ingest import Outgoing, delivery_message
+from broker.ingest import Outgoing, delivery_message, pack_statements
 from broker.ledger import milliseconds
 from broker.members import RegionState
 from broker.route import Entry, Granted, Planned, Routed, granted_report, pack_entries, plan, unpack_entries
 from broker.store import Connection
+from broker.verify import as_refusal
 from protocol.envelope import SignedReport, open_envelope
 from protocol.errors import ProtocolError
 from protocol.keys import Signer
-from protocol.policy import HEADER, Outcome, facts_of
+from protocol.policy import HEADER, Outcome, explain, facts_of
 from protocol.reasons import Reason
 from protocol.registry import Member
+from protocol.statements import BROKER, Refusal, Stopped, sign_statement
+from protocol.subjects import Kind
 
 RETRY_MOST_MS: Final = 15 * 60_000
 ASLEEP_MS: Final = 60_000
@@ -36,13 +39,14 @@ def backoff_ms(first_ms: int, attempts: int) -> int:
     return min(first_ms << min(attempts, 20), RETRY_MOST_MS)
 
 
-@dataclass(slots=True)
-class Stopped:
+@dataclass(frozen=True, slots=True)
+class Stop:
     """A report that is no longer delivered to a member, and why."""
 
     member: str
+    origin: str
     digest: str
-    reason: str
+    refusal: Refusal
 
 
 @dataclass(slots=True)
@@ -50,15 +54,14 @@ class Due:
     """What to send again now, and what was stopped."""
 
     outgoing: list[Outgoing] = field(default_factory=list)
-    stopped: list[Stopped] = field(default_factory=list)
+    stopped: list[Stop] = field(default_factory=list)
 
 
-def _why(outcome: Outcome) -> str:
-    for gate in outcome.gates:
-        if not gate.exact & HEADER:
-            rules = [rule for rule, exact, _ in gate.denied_by if exact & HEADER]
-            return f"{gate.gate}:{rules[0]}" if rules else f"{gate.gate}:{gate.reason.value}"
-    return Reason.DEFAULT_DENY.value
+def _why(outcome: Outcome) -> Refusal:
+    """The gate that is shut now, and its rule, in the words of a receipt."""
+    by = explain(outcome, 0, 0)[0]
+    rule = f", rule {by.rule}" if by.rule else ""
+    return Refusal(reason=by.reason, path="$", detail=f"{by.gate} policy {by.document}{rule}")
 
 
 class Redelivery:
@@ -92,12 +95,34 @@ class Redelivery:
             for row in store.due_deliveries(connection, at, most):
                 member = state.registry.members.get(row.member)
                 if member is None:
-                    self._cancel(connection, row, at, Reason.UNKNOWN_MEMBER.value, found)
+                    self._cancel_all(connection, row, at, found)
                 elif member.status != "active" or (row.member in asleep and row.attempts):
                     store.set_delivery(connection, row.id, next_attempt_at=at + ASLEEP_MS)
                 else:
                     self._again(connection, row, member, state, now, found)
+            self._tell_origins(connection, found, now)
         return found
+
+    def _tell_origins(self, connection: Connection, found: Due, now: datetime) -> None:
+        """No silence: whose report is stopped reads by which rule, signed, now or when its node asks."""
+        groups: dict[tuple[str, str, str, str], list[Stop]] = {}
+        for item in found.stopped:
+            key = (item.origin, item.member, item.refusal.reason, item.refusal.detail)
+            groups.setdefault(key, []).append(item)
+        rows: list[store.Row] = []
+        for (origin, member, _, _), items in groups.items():
+            statement = Stopped(
+                iss=BROKER,
+                aud=origin,
+                at=now,
+                member=member,
+                reports=[item.digest for item in items],
+                refusal=items[0].refusal,
+            )
+            jws = sign_statement(statement, self._signer)
+            rows.append({"member": origin, "kind": "stopped", "jws": jws.encode("ascii")})
+            found.outgoing += pack_statements(origin, Kind.RECEIPTS, [jws])
+        store.add_numbered(connection, store.notices, rows, "id")
 
     def sent(self, numbers: Sequence[int], now: datetime) -> None:
         """Record that these deliveries are in their recipients' inboxes."""
@@ -129,7 +154,7 @@ class Redelivery:
         if len(kept) < len(granted):
             store.set_delivery(connection, row.id, open=pack_entries(kept))
         if not kept:
-            self._cancel(connection, row, at, Reason.DEFAULT_DENY.value, found)
+            store.set_delivery(connection, row.id, state="cancelled", closed_at=at)
             return
         planned = plan(routed, [member.id])
         # What once fitted one message still does: restricting only ever makes it smaller.
@@ -159,7 +184,7 @@ class Redelivery:
             try:
                 envelope = open_envelope(rows[0].message, state.registry.keys.find, received_at)
             except ProtocolError as exc:
-                found.stopped += [Stopped(member.id, row.digest, exc.reason.value) for row in rows]
+                found.stopped += [Stop(member.id, row.origin, row.digest, as_refusal(exc)) for row in rows]
                 continue
             reports = {report.digest: report for report in envelope.reports if isinstance(report, SignedReport)}
             chosen: list[Granted] = []
@@ -170,7 +195,7 @@ class Redelivery:
                     outcome = state.ask(facts_of(report.header), member, now)
                     masks = narrow(masks, outcome)
                     if not masks[0] & HEADER:
-                        found.stopped.append(Stopped(member.id, row.digest, _why(outcome)))
+                        found.stopped.append(Stop(member.id, row.origin, row.digest, _why(outcome)))
                         continue
                 chosen.append(granted_report(row.seq, report, {member.id: masks}))
                 kept.append((row.seq, *masks))
@@ -178,7 +203,9 @@ class Redelivery:
                 routed.append(Routed(envelope.jws, received_at, chosen))
         return routed, kept
 
-    def _cancel(self, connection: Connection, row: Any, at: int, reason: str, found: Due) -> None:
+    def _cancel_all(self, connection: Connection, row: Any, at: int, found: Due) -> None:
+        """The recipient is no member any more."""
+        refusal = Refusal(reason=Reason.UNKNOWN_MEMBER.value, detail="no such member in this region any more")
+        for message in store.messages_of(connection, [entry[0] for entry in unpack_entries(row.open)]):
+            found.stopped.append(Stop(row.member, message.origin, message.digest, refusal))
         store.set_delivery(connection, row.id, state="cancelled", closed_at=at)
-        if reason == Reason.UNKNOWN_MEMBER.value:
-            found.stopped.append(Stopped(row.member, "", reason))

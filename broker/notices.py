@@ -1,4 +1,4 @@
-"""What a member's inbox may have lost and nobody else would send again: confirmations and links, by number.
+"""What a member's inbox may have lost and nobody else would send again: confirmations, links, stopped deliveries.
 
 Receipts come again because the origin repeats its submission, deliveries because the broker repeats them. Notices are
 only pushed once; a node asks for those after the last one it knows whenever it connects, and every minute.
@@ -26,9 +26,9 @@ class Question(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Notice(Struct, frozen=True):
-    """One signed statement, and whether it is a recipient's confirmation or a link."""
+    """One signed statement: a recipient's confirmation, links, or the end of a delivery."""
 
-    kind: Literal["confirmed", "links"]
+    kind: Literal["confirmed", "links", "stopped"]
     jws: str
 
 

@@ -1,4 +1,4 @@
-"""What the inbox may have lost and nobody sends again: recipients' confirmations and links, asked for by number.
+"""What the inbox may have lost and nobody sends again: confirmations, links, stopped deliveries; asked for by number.
 
 Guarantees: the node asks whenever the link comes up and every minute, from the last number that it has committed, so
 that a confirmation or a link lost with the bus, or with a killed broker, still arrives. A notice that is here already
@@ -29,7 +29,7 @@ METHOD: Final = "missed"
 class Notice(Struct, frozen=True, forbid_unknown_fields=True):
     """One statement that the broker signed or forwards."""
 
-    kind: Literal["confirmed", "links"]
+    kind: Literal["confirmed", "links", "stopped"]
     jws: str
 
 
@@ -64,6 +64,9 @@ def read_answer(data: bytes, after: int) -> tuple[list[_Again], int]:
         for notice in answer.notices
         if notice.kind == "links"
     ]
+    stopped = [notice.jws for notice in answer.notices if notice.kind == "stopped"]
+    if stopped:
+        messages.append(_Again(subjects.Kind.RECEIPTS, msgspec.json.encode(stopped)))
     if confirmed:
         messages.append(_Again(subjects.Kind.CONFIRMED, msgspec.json.encode(confirmed)))
     return messages, max(after, answer.next)

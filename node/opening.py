@@ -40,6 +40,7 @@ from protocol.statements import (
     Noted,
     Receipt,
     Refusal,
+    Stopped,
     open_delivery,
 )
 from protocol.subjects import Kind
@@ -71,7 +72,7 @@ class Letter:
     """A verified statement."""
 
     jws: str
-    statement: Receipt | Noted | Confirmation | Links
+    statement: Receipt | Noted | Confirmation | Links | Stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +189,11 @@ def _open_letter(jws: str, kind: str, bench: Bench) -> Letter:
     if kind == Kind.LINKS:
         return Letter(jws, open_for(bench.member, jws, Links, broker, bench.now))
     if kind == Kind.RECEIPTS:
-        if type_of(jws) == Noted.typ:
+        claimed = type_of(jws)
+        if claimed == Noted.typ:
             return Letter(jws, open_for(bench.member, jws, Noted, broker, bench.now))
+        if claimed == Stopped.typ:
+            return Letter(jws, open_for(bench.member, jws, Stopped, broker, bench.now))
         return Letter(jws, open_for(bench.member, jws, Receipt, broker, bench.now))
     confirmation = open_for(bench.member, jws, Confirmation, bench.registry.keys.find, bench.now)
     bench.registry.member(confirmation.iss)

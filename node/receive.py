@@ -30,11 +30,13 @@ from protocol.statements import (
     Receipt,
     Refusal,
     ReportReceipt,
+    Stopped,
     sign_statement,
     statement_digest,
 )
 
 _encode: Final = msgspec.json.encode
+_STOPPED: Final = "stopped"
 
 
 @dataclass(slots=True)
@@ -85,6 +87,7 @@ class Clerk:
         self._noted(letters.get(Noted, {}))
         self._confirmed(letters.get(Confirmation, {}))
         self._links(letters.get(Links, {}))
+        self._stopped(letters.get(Stopped, {}))
         return self.taken
 
     def _alarm(self, about: str, reason: str, **facts: Any) -> None:
@@ -186,6 +189,26 @@ class Clerk:
             if rows:
                 self._keep("confirmation", jws)
                 self._tx.add(store.confirmed, rows)
+
+    def _stopped(self, letters: dict[str, Stopped]) -> None:
+        """Kept beside the recipients' own words: the broker's, that one of them will not get it."""
+        named = {digest for item in letters.values() for digest in item.reports}
+        own = rows_by(self._tx.identities("digest", named), "digest")
+        known = {(row.report, row.member) for row in self._tx.confirmed_by(list(own)) if row.state == _STOPPED}
+        for jws, item in letters.items():
+            fresh = [digest for digest in item.reports if digest in own and (digest, item.member) not in known]
+            known.update((digest, item.member) for digest in fresh)
+            if not fresh:
+                continue
+            statement = self._keep("stopped", jws)
+            said = {"member": item.member, "state": _STOPPED, "at": microseconds(item.at)}
+            rest = {"refusal": _encode(item.refusal), "statement": statement}
+            self._tx.add(store.confirmed, [{"report": digest, **said, **rest} for digest in fresh])
+            self.taken.counts["stopped", item.refusal.reason] += len(fresh)
+            for digest in fresh:
+                ids = {"report_id": own[digest].report_id, "revision": own[digest].revision, "digest": digest}
+                event = {**ids, "member": item.member, "reason": item.refusal.reason, "detail": item.refusal.detail}
+                self._tx.event("report.stopped", event, self._at)
 
     def _links(self, letters: dict[str, Links]) -> None:
         for jws, item in letters.items():

@@ -28,10 +28,11 @@ from protocol.statements import (
     Links,
     Noted,
     Receipt,
+    Stopped,
     open_statement,
 )
 
-S = TypeVar("S", Receipt, Noted, Links, Confirmation)
+S = TypeVar("S", Receipt, Noted, Links, Confirmation, Stopped)
 
 
 class _Typed(Struct):
@@ -115,7 +116,8 @@ def open_for(own: str, jws: str, kind: type[S], find_key: KeyLookup, now: dateti
     """Verify a statement to this member.
 
     A statement can reach a node long after it was signed, or be repeated byte for byte, when its key has run out since:
-    then the key is judged by the statement's own time, if that is not ahead of ours. A revoked key stays revoked.
+    then the key is judged by the statement's own time, if that is not ahead of ours. A revoked key is another
+    fault, and stays one.
 
     Raises:
         ProtocolError: not of that kind, not signed by its issuer, or not for this member.
@@ -129,9 +131,6 @@ def open_for(own: str, jws: str, kind: type[S], find_key: KeyLookup, now: dateti
         at = dated.at or dated.received_at
         if at is None or at.tzinfo is None or at > now:
             raise
-        key = find_key(_kid(jws))
-        if key.record.revoked_at is not None:
-            raise
         statement = open_statement(jws, kind, find_key, at)
     if statement.aud != own:
         raise ProtocolError(Reason.WRONG_AUDIENCE, "$.aud", "this statement is for another member")
@@ -139,17 +138,6 @@ def open_for(own: str, jws: str, kind: type[S], find_key: KeyLookup, now: dateti
     if time > now + limits.CLOCK_SKEW:
         raise ProtocolError(Reason.TIME_IN_FUTURE, "$.at", "signed in the future: check the clocks")
     return statement
-
-
-class _Named(Struct):
-    kid: str
-
-
-_named: Final = msgspec.json.Decoder(_Named)
-
-
-def _kid(jws: str) -> str:
-    return decode(_named, unb64(jws.partition(".")[0])).kid
 
 
 def book_of(policy: Policy, jurisdiction: str, name: str) -> PolicyBook:

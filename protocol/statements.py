@@ -5,6 +5,7 @@
     Confirmation  recipient -> origin    received, refused, read, acting, closed; the broker records and forwards it
     Noted         broker -> recipient    the broker holds these confirmations
     Links         broker -> member       reports that speak of the same thing, both of which the member may read
+    Stopped       broker -> origin       reports that are not delivered to a member any more, and by which rule
 
 Guarantees: `open_statement` returns a valid struct that the right key signed while it was valid, or raises
 `ProtocolError`. Refuses: unknown fields, other types, other algorithms, a clock ahead of ours.
@@ -159,10 +160,23 @@ class Links(_Statement, frozen=True, kw_only=True):
     links: list[Link]
 
 
+class Stopped(_Statement, frozen=True, kw_only=True):
+    """What was granted when it was decided and is not delivered any more: policy changed, or a member left."""
+
+    typ: ClassVar[str] = "kentongan-stopped+jwt"
+    from_broker: ClassVar[bool] = True
+    iss: str
+    aud: Jurisdiction
+    at: Instant
+    member: Jurisdiction
+    reports: list[Digest]
+    refusal: Refusal
+
+
 S = TypeVar("S", bound=_Statement)
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 _decoders: Final[dict[type[_Statement], msgspec.json.Decoder[_Statement]]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (Receipt, Delivery, Confirmation, Noted, Links)
+    kind: msgspec.json.Decoder(kind) for kind in (Receipt, Delivery, Confirmation, Noted, Links, Stopped)
 }
 _items_decoder: Final = msgspec.json.Decoder(list[DeliveryItem])
 

@@ -97,9 +97,15 @@ def test_a_tightened_policy_stops_what_is_queued(tmp_path: Path) -> None:
     world.reload()
     world.clock.pass_(3600)
     due = world.redelivery.due(world.clock.now, ())
-    assert not due.outgoing
-    assert {item.reason for item in due.stopped} == {"export:default-deny"}
+    assert not [item for item in due.outgoing if item.member == "jp"]
+    assert {(item.refusal.reason, item.refusal.detail) for item in due.stopped} == {
+        ("default-deny", "export policy id/1")
+    }
     assert [row.state for row in world.rows("deliveries")] == ["cancelled"]
+    world.catch_up("id")
+    with world.nodes["id"].store.read() as reads:
+        told = {(row.report, row.member, row.state) for row in reads.confirmed_by(list(world.accepted))}
+    assert told == {(digest, "jp", "stopped") for digest in world.accepted}, "the origin can read that it was stopped"
 
 
 def test_a_narrower_policy_narrows_what_is_queued(tmp_path: Path) -> None:
