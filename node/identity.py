@@ -61,6 +61,8 @@ class Fresh:
     revision: int
     incident_id: str | None
     previous: Known | None
+    left: bool = False
+    """Whether any earlier revision was sent to anybody."""
 
 
 def decide(draft: Draft, shelf: Shelf) -> Known | Fresh:
@@ -94,7 +96,7 @@ def decide(draft: Draft, shelf: Shelf) -> Known | Fresh:
         incident = previous.incident_id
     elif incident is not None and incident in shelf.foreign_incidents:
         raise ProtocolError(Reason.INCIDENT_ID_TAKEN, "$.incident_id", "another member's incident has this id")
-    return Fresh(report_id, revision, incident, previous)
+    return Fresh(report_id, revision, incident, previous, any(not known.kept for known in revisions))
 
 
 def _same(draft: Draft, revisions: list[Known]) -> Known | None:

@@ -29,7 +29,7 @@ from protocol.envelope import (
 from protocol.errors import ProtocolError
 from protocol.keys import KeyRing, unb64
 from protocol.parse import decode
-from protocol.policy import PolicyBook, Withheld, explain, facts_of, import_gate
+from protocol.policy import HEADER, GateResult, Outcome, PolicyBook, Withheld, explain, facts_of, import_gate
 from protocol.reasons import Reason
 from protocol.registry import Registry
 from protocol.statements import (
@@ -138,6 +138,7 @@ class Opened:
     """Indices of messages that name a key which this node does not know (yet)."""
 
 
+_HEADER_ALONE: Final = Outcome(HEADER, 0, (GateResult("marking", "report", HEADER, 0, (), (), Reason.WITHDRAWN),))
 _texts: Final = msgspec.json.Decoder(list[str])
 _KEY_MISSING: Final = (Reason.UNKNOWN_KEY, Reason.UNKNOWN_MEMBER)
 
@@ -245,7 +246,12 @@ def _judge(
         return turned(_refusal(Reason.WRONG_MEMBER, "$.origin.jurisdiction", "not the jurisdiction of its signer"))
     if header.exercise is not UNSET:
         return turned(_refusal(Reason.EXERCISE_MIXED, "$.exercise", "this is a live node"))
-    outcome = import_gate(facts_of(header), bench.jurisdiction, bench.book, bench.now)
+    if header.phase == "withdrawn":
+        # Refusing to hear that a report is withdrawn would only keep what its origin takes back.
+        outcome = _HEADER_ALONE
+    else:
+        circles = bench.registry.circles
+        outcome = import_gate(facts_of(header), bench.jurisdiction, bench.book, bench.now, circles)
     units = report.units()
     withheld = tuple(explain(outcome, *units))
     if not outcome.granted:

@@ -39,6 +39,18 @@ _encode: Final = msgspec.json.encode
 _STOPPED: Final = "stopped"
 
 
+_NO_CONTENT: Final[dict[str, Any]] = {"presentation": "", "view": b"null", "withheld": b"[]"}
+
+
+def _content(item: Arrival, ended: dict[str, int]) -> dict[str, Any]:
+    """What of a report is stored: nothing of a revision that was withdrawn before it arrived."""
+    withdraws = item.phase == "withdrawn"
+    if item.revision < ended.get(item.report_id, 0):
+        return {**_NO_CONTENT, "withdrawn": withdraws}
+    held = {"presentation": item.presentation, "view": item.view, "withheld": _encode(item.withheld)}
+    return {**held, "withdrawn": withdraws}
+
+
 @dataclass(slots=True)
 class TakenIn:
     """What a batch came to, for the schedule, the metrics and the log."""
@@ -290,6 +302,7 @@ class Clerk:
         by_origin: dict[str, list[Arrival]] = {}
         for item in unique.values():
             by_origin.setdefault(item.origin, []).append(item)
+        ended = self._withdrawn(list(unique.values()))
         for origin, items in by_origin.items():
             names = self._sign(origin, [item.digest for item in items], "received", delivery.id)
             rows: list[dict[str, Any]] = []
@@ -306,10 +319,8 @@ class Clerk:
                         "jurisdiction": item.jurisdiction,
                         "received_at": self._at,
                         "broker_received_at": microseconds(item.received_at),
-                        "presentation": item.presentation,
-                        "view": item.view,
+                        **_content(item, ended),
                         "undisclosed": item.undisclosed,
-                        "withheld": _encode(item.withheld),
                         "delivery": delivery.id,
                         "statement": statement,
                         "confirmation": names[item.digest],
@@ -322,6 +333,23 @@ class Clerk:
                 self._tx.event("report.received", {**ids, **facts}, self._at)
             self._tx.add(store.inbox, rows)
         self.taken.counts["received", ""] += len(unique)
+
+    def _withdrawn(self, fresh: Sequence[Arrival]) -> dict[str, int]:
+        """Erase what the origin takes back; per withdrawn report, the revision that withdrew it.
+
+        The fact that there was a report stays, its content does not; what of it arrives late is not stored either.
+        """
+        here = self._tx.inbox_by("report_id", {item.report_id for item in fresh})
+        ended = {row.report_id: row.revision for row in here if row.withdrawn}
+        for item in fresh:
+            if item.phase == "withdrawn":
+                ended[item.report_id] = max(item.revision, ended.get(item.report_id, 0))
+        erased = [row for row in here if row.presentation and row.revision < ended.get(row.report_id, 0)]
+        self._tx.set(store.inbox, "digest", [{"digest": row.digest, **_NO_CONTENT} for row in erased])
+        for row in erased:
+            ids = {"report_id": row.report_id, "revision": row.revision, "digest": row.digest}
+            self._tx.event("report.withdrawn", {**ids, "origin": row.origin}, self._at)
+        return ended
 
     def _turn_away(self, turned: Sequence[Turned], delivery: Delivery, statement: str) -> None:
         groups: dict[tuple[str, bytes], list[Turned]] = {}

@@ -23,7 +23,7 @@ from protocol.envelope import Rand, SignedReport, leave, present
 from protocol.errors import ProtocolError
 from protocol.issuing import issue
 from protocol.keys import Signer
-from protocol.policy import HEADER, Facts, GateResult, Outcome, PolicyBook, ask_side, explain, facts_of, may_leave
+from protocol.policy import HEADER, Facts, GateResult, Outcome, PolicyBook, explain, facts_of, leaving_gate
 from protocol.reasons import Reason
 from protocol.registry import Registry
 from protocol.report import SCHEMA, Filing, Header, Origin, Report
@@ -51,6 +51,10 @@ class Allowance:
             withheld = explain(outcome, *units)
             self.reasons[units] = msgspec.json.encode(withheld) if withheld else None
         return self.reasons[units]
+
+
+_WITHDRAWAL: Final = GateResult("marking", "report", HEADER, 0, (), (), Reason.WITHDRAWN)
+"""A withdrawal reaches everyone who has the report, whatever today's policy says: its header alone, nothing else."""
 
 
 @dataclass(slots=True)
@@ -124,8 +128,11 @@ class Desk:
             supersedes=fresh.previous.digest if fresh.previous else UNSET,
             **{name: getattr(filing, name) for name in _SAID},
         )
-        answer = self._ask(facts_of(header), book, registry, now)
-        kept = not answer.gate.exact & HEADER
+        if filing.phase == "withdrawn":
+            answer, kept = Allowance(_WITHDRAWAL), not fresh.left
+        else:
+            answer = self._ask(facts_of(header), book, registry, now)
+            kept = not answer.gate.exact & HEADER
         known = Known(report_id, fresh.revision, incident_id, draft.content_hash, kept)
         return Sheet(known, draft, Report(header=header, body=filing.body), answer)
 
@@ -165,26 +172,13 @@ class Desk:
             or (memory.until is not None and now >= memory.until)
             or len(memory.allowances) >= _REMEMBERED
         ):
-            memory = self._memory = _Memory(book, registry, book.next_change(now), now)
+            changes = [time for time in (book.next_change(now), registry.circles.next_change(now)) if time is not None]
+            memory = self._memory = _Memory(book, registry, min(changes, default=None), now)
         answer = memory.allowances.get(facts)
         if answer is None:
             others = sorted(
                 {member.jurisdiction for member in registry.recipients() if member.id != self._origin.member}
             )
-            answer = memory.allowances[facts] = Allowance(_gate(facts, others, book, now))
+            gate = leaving_gate(facts, others, book, now, registry.circles)
+            answer = memory.allowances[facts] = Allowance(gate)
         return answer
-
-
-def _gate(facts: Facts, others: Sequence[str], book: PolicyBook, now: datetime) -> GateResult:
-    """`may_leave`, with the rules that keep the rest here."""
-    exact, coarse = may_leave(facts, others, book, now)
-    policy = book.at(facts.origin, now)
-    if isinstance(policy, Reason):
-        return GateResult("export", facts.origin, exact, coarse, (), (), policy)
-    denied: dict[str, tuple[str, int, int]] = {}
-    for jurisdiction in others:
-        if facts.recipients is None or jurisdiction in facts.recipients:
-            answer = ask_side(policy.export, jurisdiction, facts)
-            denied |= {rule[0]: rule for rule in answer.denied_by}
-    rules = tuple(denied[name] for name in sorted(denied))
-    return GateResult("export", policy.name, exact, coarse, (), rules, Reason.DEFAULT_DENY)

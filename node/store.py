@@ -124,6 +124,7 @@ inbox = Table(
     Column("view", LargeBinary, nullable=False),
     Column("undisclosed", Integer, nullable=False),
     Column("withheld", LargeBinary, nullable=False),
+    Column("withdrawn", Boolean, nullable=False),
     Column("delivery", BigInteger, nullable=False),
     Column("statement", String(43), nullable=False),
     Column("confirmation", String(43), nullable=False),
@@ -443,7 +444,7 @@ def _ignore(found: Sequence[Event]) -> None:
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
     # The driver's own transaction handling begins late and only for writes; `_begin_sqlite` does it instead.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -115,6 +115,7 @@ def inbox_line(row: Any) -> dict[str, Any]:
         "broker_received_at": iso(row.broker_received_at),
         "state": row.state,
         "state_at": iso(row.state_at),
+        "withdrawn": row.withdrawn or not row.presentation,
         "undisclosed": row.undisclosed,
         "withheld": msgspec.to_builtins(_withheld.decode(row.withheld)),
         "report": msgspec.Raw(row.view),

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from protocol.keys import unb64
+from protocol.policy import PolicyBook
 from tests.federation import Faults, Federation, filing, open_policy
 
 ALL = {"id": {"jp", "sg"}, "jp": {"id", "sg"}, "sg": {"id", "jp"}}
@@ -168,3 +169,67 @@ def _decoded(sd_jwt: str) -> str:
     jws, *disclosures = sd_jwt.split("~")
     readable = [unb64(jws.split(".")[1])] + [unb64(text) for text in disclosures if text]
     return "\n".join(part.decode() for part in readable)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_withdrawal_reaches_everyone_who_has_it_and_erases_it(tmp_path: Path, seed: int) -> None:
+    """Over a bad bus, with a recipient whom today's policy would not give it: header only, content gone, confirmed."""
+    world = Federation(
+        tmp_path, ["id", "jp", "sg"], seed=seed, faults=Faults(lose=0.2, repeat=0.2, reorder=0.3, kill=0.05, wipe=0.03)
+    )
+    answers = [world.post("id", filing(number))[0] for number in range(4)]
+    world.turn()
+    world.settle()
+    shut = {"id": "none", "effect": "allow", "because": "x", "from": ["id"], "disclose": ["*"]}
+    world.policies["id"] = open_policy("id", export=[])
+    world.policies["sg"] = open_policy("sg", **{"import": [shut]})
+    world.reload()
+    world.nodes["id"].book = PolicyBook([world.policies["id"]])
+    world.nodes["sg"].book = PolicyBook([open_policy("sg", **{"import": []})])
+    gone = {"marking": {"tlp": "AMBER"}, "rsit": [{"class": "other"}], "phase": "withdrawn"}
+    world.faults = Faults(lose=0.2, repeat=0.2, reorder=0.3, kill=0.05)
+    for answer in answers:
+        (ended,) = world.post("id", {**gone, "report_id": answer["report_id"], "revision": 2})
+        assert ended["state"] == "queued"
+        world.turn()
+    world.settle()
+    for name in ("jp", "sg"):
+        rows = world.inbox(name)
+        assert {(row.report_id, row.revision) for row in rows} == {
+            (answer["report_id"], revision) for answer in answers for revision in (1, 2)
+        }
+        assert "CANARY" not in str(rows)
+        assert all(not row.presentation for row in rows if row.revision == 1)
+    with world.nodes["id"].store.read() as reads:
+        digests = [digest for digest, (_, posted) in world.accepted.items() if posted.get("phase") == "withdrawn"]
+        told = {(row.report, row.member) for row in reads.confirmed_by(digests)}
+    assert told == {(digest, name) for digest in digests for name in ("jp", "sg")}, "the origin sees who has obeyed"
+
+
+def test_a_revision_that_arrives_after_its_withdrawal_is_not_kept(tmp_path: Path) -> None:
+    """Reordering must not bring withdrawn content back."""
+    world = Federation(tmp_path, ["id", "jp"])
+    (first,) = world.post("id", filing(1))
+    world.step_node("id")
+    world.step_broker()
+    late = list(world.inboxes["jp"])
+    world.inboxes["jp"].clear()
+    gone = {"marking": {"tlp": "AMBER"}, "rsit": [{"class": "other"}], "phase": "withdrawn"}
+    world.post("id", {**gone, "report_id": first["report_id"], "revision": 2})
+    world.step_node("id")
+    world.step_broker()
+    world.step_node("jp")
+    world.inboxes["jp"] += late
+    world.settle()
+    assert len(world.inbox("jp")) == 2
+    assert "CANARY" not in str(world.inbox("jp"))
+
+
+def test_a_report_that_never_left_is_withdrawn_at_home(tmp_path: Path) -> None:
+    """Nobody has it, so nobody hears of it: not even its header leaves."""
+    world = Federation(tmp_path, ["id", "jp"], policies={"id": open_policy("id", export=[])})
+    (first,) = world.post("id", filing(1))
+    gone = {"marking": {"tlp": "AMBER"}, "rsit": [{"class": "other"}], "phase": "withdrawn"}
+    (ended,) = world.post("id", {**gone, "report_id": first["report_id"], "revision": 2})
+    assert ended["state"] == "kept"
+    assert not world.nodes["id"].outgoing(8)
