@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from broker import members, store, topology
+from broker import members, policies, store, topology
 from broker.accounts import Accounts
 from broker.api import Api
 from broker.config import Config
@@ -35,8 +35,9 @@ from protocol import subjects
 from protocol.bus import NatsBus
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.keys import KeyRecord, SigningKey
+from protocol.policy import Policy
 from protocol.reasons import Reason
-from protocol.registry import sign_region
+from protocol.registry import Registry, sign_region
 from protocol.transport import Message
 
 log = structlog.get_logger()
@@ -52,6 +53,8 @@ RECONCILE_EVERY: Final = 5.0
 TRIM_EVERY: Final = 60.0
 REGION_METHOD: Final = "region"
 MISSED_METHOD: Final = "missed"
+PUBLISH_METHOD: Final = "policy.publish"
+POLICIES_METHOD: Final = "policy.list"
 
 
 def _utc() -> datetime:
@@ -68,9 +71,9 @@ class Broker:
         self._signer = signer
         self._records = records
         self._clock = clock
-        self._state = members.load_state(config.region, records)
-        self._stamp = members.stamp(config.region)
         self._store = store.Store(store.open_engine(config.ledger_url))
+        self._state = self._load_state()
+        self._stamp = members.stamp(config.region)
         self._writer = ThreadPoolExecutor(1, "ledger")
         self._readers = ThreadPoolExecutor(2, "reader")
         first_ms = int(config.delivery.first_retry_seconds * 1000)
@@ -93,6 +96,14 @@ class Broker:
     def state(self) -> members.RegionState:
         """The region as it is now."""
         return self._state
+
+    def _load_state(self) -> members.RegionState:
+        """Files and published policies as they stand. ConfigError if they do not hold together."""
+
+        def published(registry: Registry) -> list[Policy]:
+            return policies.published_policies(self._store, registry, self._clock())
+
+        return members.load_state(self.config.region, self._records, published)
 
     async def read(self, function: Callable[..., T], *args: Any) -> T:
         """Run a reading function off the event loop."""
@@ -129,6 +140,8 @@ class Broker:
             self.bus = await self._connect()
             stack.push_async_callback(self.bus.close)
             await self._reconcile()
+            # Policies may have changed while nobody was here to apply them to what was queued.
+            await self._requeue()
             await self.bus.serve(subjects.RPC_FROM_ANY_MEMBER, self._answer)
             await self.api.start(stack)
             log.info("broker.started", url=self.api.url, nats=self.nats.url if self.nats else self.config.nats.url)
@@ -282,6 +295,20 @@ class Broker:
             self.metrics.quarantined.set(store.count(connection, store.quarantine))
             return store.backlog(connection)
 
+    async def _requeue(self) -> None:
+        """Take back what waits in inboxes, and send it again as far as today's policy still grants it.
+
+        Receipts and notices that go with it come again too: the nodes ask for what they miss.
+        """
+        ids, suspended = self._ids()
+        active = [member for member in ids if member not in suspended]
+        waiting = await topology.waiting(self._bus().nc, active)
+        for member in [member for member, number in waiting.items() if number]:
+            taken = await topology.empty_inbox(self._bus().nc, member)
+            log.info("broker.requeued", member=member, messages=taken)
+            await self._write(self._redelivery.hurry, [member], self._clock())
+        self._asleep.clear()
+
     async def _topology_loop(self) -> None:
         trim_at = time.monotonic() + TRIM_EVERY
         while True:
@@ -321,7 +348,7 @@ class Broker:
                 continue
             self._stamp = found
             try:
-                state = await self.read(members.load_state, self.config.region, self._records)
+                state = await self.read(self._load_state)
             except ConfigError as exc:
                 log.error("broker.region_refused", why=str(exc))
                 continue
@@ -336,6 +363,7 @@ class Broker:
                 for member in gone:
                     await topology.purge_inbox(self._bus().nc, member)
                 await self._reconcile()
+                await self._requeue()
                 back = (set(ids) - set(suspended)) - before
                 await self._write(self._redelivery.hurry, sorted(back), self._clock())
             except Transient as exc:
@@ -351,7 +379,21 @@ class Broker:
             return sign_region(self._state.registry.region, self._signer, self._clock()).encode("ascii")
         if method == MISSED_METHOD:
             return await self.read(missed, self._store, member, data)
+        if method == PUBLISH_METHOD:
+            return await self._publish(member, data)
+        if method == POLICIES_METHOD:
+            return await self.read(policies.listed, self._store, data)
         raise ProtocolError(Reason.UNKNOWN_PATH, "$", "no such method")
+
+    async def _publish(self, member: str, data: bytes) -> bytes:
+        """A jurisdiction's policy: in the ledger, and in force from its date, when this returns."""
+        published = await self._write(policies.take, self._store, member, data, self._state.registry, self._clock())
+        if published is not None:
+            self._state = await self.read(self._load_state)
+            policy = published.policy
+            log.info("broker.policy", member=member, jurisdiction=policy.jurisdiction, version=policy.version)
+            await self._requeue()
+        return b"{}"
 
     def _tell_change(self) -> None:
         self.changed, waiting = asyncio.Event(), self.changed

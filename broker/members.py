@@ -3,7 +3,7 @@
 Guarantees: what is loaded is consistent or is not used; a change of a file takes effect as a whole or not at all, and a
 broken one leaves the last good state in force and is reported. Every answer is computed from one state.
 
-    DIR/region.toml        the region's name and sharing groups
+    DIR/region.toml        the region's name, sharing groups and agreements
     DIR/members/*.json     one file a member: keys, roles, status (secret: no; trusted: yes, whoever writes here admits)
     DIR/policies/*.toml    sharing policies, one file a version (secret: no; trusted: yes)
 """
@@ -11,7 +11,7 @@ broken one leaves the last good state in force and is reported. Every answer is 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,15 +19,17 @@ from typing import Any, Final
 
 import msgspec
 
+from broker.policies import merge
 from protocol.errors import ConfigError, ProtocolError
 from protocol.keys import KeyRecord
 from protocol.parse import convert, decode
-from protocol.policy import Facts, Outcome, PolicyBook, evaluate, explain, load_policy
+from protocol.policy import Facts, Outcome, Policy, PolicyBook, evaluate, explain, load_policy
 from protocol.registry import Member, Region, Registry, as_recipient
 from protocol.statements import Decision
 
 _ANSWERS: Final = 50_000
 """Remembered answers: a bound on memory; beyond it, remembering starts afresh."""
+EXAMPLES: Final = ".examples.toml"
 
 
 @dataclass(slots=True)
@@ -45,11 +47,12 @@ class RegionState:
         if self._until is not None and now >= self._until:
             self._answers.clear()
         if not self._answers:
-            self._until = self.book.next_change(now)
+            changes = (self.book.next_change(now), self.registry.circles.next_change(now))
+            self._until = min((time for time in changes if time is not None), default=None)
         key = (facts, member.id)
         found = self._answers.get(key) if facts.expires_at is None else None
         if found is None:
-            found = evaluate(facts, as_recipient(member), self.book, now, self.registry.groups)
+            found = evaluate(facts, as_recipient(member), self.book, now, self.registry.circles)
             if facts.expires_at is None:
                 if len(self._answers) >= _ANSWERS:
                     self._answers.clear()
@@ -90,6 +93,7 @@ def load_region(directory: Path, broker_keys: list[KeyRecord]) -> Region:
     document["broker_keys"] = msgspec.to_builtins(broker_keys)
     document["members"] = msgspec.to_builtins(members)
     document["groups"] = document.pop("group", [])
+    document["agreements"] = document.pop("agreement", [])
     document["serial"] = max((when for _, when, _ in stamp(directory)), default=1)
     try:
         return convert(document, Region)
@@ -97,16 +101,27 @@ def load_region(directory: Path, broker_keys: list[KeyRecord]) -> Region:
         raise ConfigError(f"{path}: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
 
 
-def load_state(directory: Path, broker_keys: list[KeyRecord]) -> RegionState:
-    """Read registry and policies. ConfigError if anything of it does not hold."""
+def policy_files(directory: Path) -> list[Path]:
+    """The policies in a directory; examples beside them (`*.examples.toml`) are none."""
+    return sorted(path for path in directory.glob("*.toml") if not path.name.endswith(EXAMPLES))
+
+
+def load_state(
+    directory: Path, broker_keys: list[KeyRecord], published: Callable[[Registry], list[Policy]] = lambda _: []
+) -> RegionState:
+    """Read registry and policies. ConfigError if anything of it does not hold.
+
+    Args:
+        published: gives the policies that the region's jurisdictions have published; they replace files.
+    """
     registry = Registry(load_region(directory, broker_keys))
     policies = []
-    for path in sorted((directory / "policies").glob("*.toml")):
+    for path in policy_files(directory / "policies"):
         policy = load_policy(path.read_text("utf-8"), path.name)
         if policy.jurisdiction not in registry.jurisdictions:
             raise ConfigError(f"{path.name}: no member has the jurisdiction {policy.jurisdiction}")
         policies.append(policy)
-    return RegionState(registry, PolicyBook(policies))
+    return RegionState(registry, PolicyBook(merge(policies, published(registry))))
 
 
 def stamp(directory: Path) -> tuple[tuple[str, int, int], ...]:
@@ -115,7 +130,7 @@ def stamp(directory: Path) -> tuple[tuple[str, int, int], ...]:
     def files() -> Iterator[Path]:
         yield directory / "region.toml"
         yield from sorted((directory / "members").glob("*.json"))
-        yield from sorted((directory / "policies").glob("*.toml"))
+        yield from policy_files(directory / "policies")
 
     found = []
     for path in files():

@@ -59,6 +59,14 @@ region = "{region}"
 # id = "00000000-0000-4000-8000-000000000000"
 # name = "aviation"
 # jurisdictions = ["jp", "sg"]
+
+# Rules can ask for an agreement: when.agreement = ["mutual-aid-2026"]
+# [[agreement]]
+# id = "mutual-aid-2026"
+# title = "Mutual aid in cyber incidents"
+# parties = ["jp", "sg"]
+# effective_from = 2026-01-01T00:00:00Z
+# effective_until = 2031-01-01T00:00:00Z
 """
 
 

@@ -149,6 +149,17 @@ notices = Table(
     Column("jws", LargeBinary, nullable=False),
     Index("notices_by_member", "member", "id"),
 )
+policies = Table(
+    "policies",
+    _meta,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("jurisdiction", String(32), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("member", String(32), nullable=False),
+    Column("jws", LargeBinary, nullable=False),
+    Index("policies_by_version", "jurisdiction", "version", unique=True),
+)
 feed = Table(
     "feed",
     _meta,

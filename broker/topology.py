@@ -70,6 +70,16 @@ async def purge_inbox(nc: Client, member: str) -> None:
     _raise_error(answer, allowed=_NOT_FOUND)
 
 
+async def empty_inbox(nc: Client, member: str) -> int:
+    """Take everything out of a member's inbox that it has not fetched; returns how many messages that were.
+
+    Raises:
+        Transient: the server does not answer or refuses; call again.
+    """
+    answer = await _api(nc, f"STREAM.PURGE.{subjects.inbox_stream(member)}", {})
+    return 0 if _raise_error(answer, allowed=_NOT_FOUND) else int(answer["purged"])
+
+
 async def trim(nc: Client, members: Iterable[str]) -> int:
     """Remove what every reader has acknowledged, and return how many messages that were.
 

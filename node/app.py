@@ -35,14 +35,15 @@ from node.feed import Feed
 from node.loops import Committer, Link, Receiver, Refresher, Sender, State, Writer, tidy, watch_policy
 from node.metrics import Metrics
 from node.outbox import Outbox
+from node.policies import Exchange
 from node.store import Store
-from node.trust import Trust, book_of
+from node.trust import Trust
 from protocol import subjects
 from protocol.bus import NatsBus
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.invitation import load_invitation
 from protocol.keys import SigningKey, read_secret
-from protocol.policy import Policy, load_policy
+from protocol.policy import Policy, PolicyBook, load_policy
 
 log = structlog.get_logger()
 Dial = Callable[[Callable[[str], None]], Awaitable[Link]]
@@ -126,7 +127,8 @@ class Node:
                 group.create_task(Receiver(core, writer, state, metrics, refresher).run())
                 group.create_task(refresher.run())
                 group.create_task(Catchup(core, writer, state, metrics).run())
-                group.create_task(watch_policy(core, state, self._config.policy))
+                group.create_task(watch_policy(core, writer, state, self._config.policy))
+                group.create_task(Exchange(core, writer, state).run())
                 group.create_task(tidy(core, writer, state))
                 log.info("node.started", url=self.url, member=core.member, backlog=core.outbox.weight)
                 self.started.set()
@@ -237,7 +239,7 @@ def _open_core(config: Config, now: Callable[[], datetime], rand: Callable[[int]
     invitation = load_invitation(config.invitation)
     if invitation.member != config.member:
         raise ConfigError(f"{config.invitation} is for {invitation.member}, this node is {config.member}")
-    book = book_of(_read_policy(config.policy), config.jurisdiction, config.policy.name)
+    policy = _read_policy(config.policy)
     signer = SigningKey.load(config.keys / files.SIGNING_KEY)
     fingerprint_key = read_secret(config.keys / files.FINGERPRINT_KEY)
     trust = Trust(invitation.broker_keys, invitation.region, now)
@@ -251,18 +253,20 @@ def _open_core(config: Config, now: Callable[[], datetime], rand: Callable[[int]
             raise ConfigError(f"node.toml says jurisdiction {config.jurisdiction}, the region says {own.jurisdiction}")
         if own is None or signer.kid not in {record.kid for record in own.keys}:
             log.warning("node.key_unknown", kid=signer.kid, hint="hand member.json to the broker's operator")
-        yield NodeCore(
+        core = NodeCore(
             member=config.member,
             jurisdiction=config.jurisdiction,
             store=store,
             signer=signer,
             fingerprint_key=fingerprint_key,
             trust=trust,
-            book=book,
+            book=PolicyBook([]),
             now=now,
             rand=rand,
             backlog=config.backlog,
         )
+        core.adopt(policy, config.policy.name)
+        yield core
 
 
 async def _close_link(state: State) -> None:

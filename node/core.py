@@ -25,9 +25,12 @@ from node.store import Store, instant, microseconds
 from node.trust import Trust
 from protocol import limits
 from protocol.envelope import Rand
-from protocol.errors import ProtocolError
+from protocol.errors import ConfigError, ProtocolError
+from protocol.jws import split_jws
 from protocol.keys import Signer
-from protocol.policy import PolicyBook
+from protocol.policy import Policy, PolicyBook
+from protocol.published import TYP as POLICY_TYP
+from protocol.published import Published, check_next, open_published, publish
 from protocol.reasons import Reason
 from protocol.statements import Confirmation
 
@@ -35,6 +38,13 @@ IDEMPOTENCY_KEPT: Final = timedelta(days=30)
 """After this, equal content is still recognised by itself; only the key is forgotten."""
 Word = Literal["read", "acting", "closed"]
 _NOTICES: Final = "notices"
+_POLICIES: Final = "policies"
+_published: Final = msgspec.json.Decoder(Published)
+
+
+def _policy_in(jws: str) -> Policy:
+    """The policy in a document that was verified, or signed, before it was stored."""
+    return _published.decode(split_jws(jws, POLICY_TYP).payload).policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +101,7 @@ class NodeCore:
         self.store = store
         self.trust = trust
         self.book = book
+        self.region_book = book
         self._signer = signer
         self._now = now
         self._backlog = backlog
@@ -109,6 +120,74 @@ class NodeCore:
                 self.outbox.add(row.id, instant(row.created_at), now, row.reports)
             for row in reads.waiting(store.confirmations_out):
                 self.words.add(row.id, instant(row.created_at), now)
+
+    # --- policies
+
+    def adopt(self, policy: Policy, name: str) -> None:
+        """Make a policy the own jurisdiction's next version, signed; versions before it stay in force until its date.
+
+        Raises:
+            ConfigError: it is another jurisdiction's, or its version was signed with other rules.
+        """
+        if policy.jurisdiction != self.jurisdiction:
+            raise ConfigError(f"{name}: the policy is of {policy.jurisdiction}, this node is of {self.jurisdiction}")
+        with self.store.write() as tx:
+            own = {row.version: row.jws for row in tx.policies() if row.jurisdiction == self.jurisdiction}
+            known = [_policy_in(jws) for jws in own.values()]
+            if policy.version not in own:
+                try:
+                    check_next(policy, known, self._now())
+                except ProtocolError as exc:
+                    raise ConfigError(f"{name}: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
+                jws = publish(policy, self.member, self._signer, self._now())
+                row = {"jurisdiction": self.jurisdiction, "version": policy.version, "published": False, "jws": jws}
+                tx.add(store.policies, [row])
+                known.append(policy)
+            elif _policy_in(own[policy.version]) != policy:
+                raise ConfigError(f"{name}: version {policy.version} was signed with other rules: raise the version")
+        self.book = PolicyBook(known)
+        self.refresh_region_book()
+
+    def unpublished(self) -> list[tuple[int, str]]:
+        """The own policy's versions that the broker does not have yet, lowest first."""
+        with self.store.read() as reads:
+            return [(row.version, row.jws) for row in reads.policies() if not row.published]
+
+    def policy_is_published(self, version: int) -> None:
+        """The broker has it."""
+        with self.store.write() as tx:
+            found = next(
+                row for row in tx.policies() if (row.jurisdiction, row.version) == (self.jurisdiction, version)
+            )
+            row = {"jurisdiction": found.jurisdiction, "version": found.version, "published": True, "jws": found.jws}
+            tx.put(store.policies, row)
+
+    def policies_taken(self) -> int:
+        """The number of the last published policy that is on disk."""
+        with self.store.read() as reads:
+            return reads.position(_POLICIES)
+
+    def take_policies(self, texts: Sequence[str], number: int) -> list[str]:
+        """Take other jurisdictions' published policies; the reasons of those that do not hold."""
+        refused: list[str] = []
+        with self.store.write() as tx:
+            for jws in texts:
+                try:
+                    policy = open_published(jws, self.trust.registry, self._now()).policy
+                except ProtocolError as exc:
+                    refused.append(exc.reason.value)
+                    continue
+                if policy.jurisdiction != self.jurisdiction:
+                    row = {"jurisdiction": policy.jurisdiction, "version": policy.version}
+                    tx.put(store.policies, {**row, "published": True, "jws": jws})
+            tx.put(store.meta, {"name": _POLICIES, "value": str(number)})
+        self.refresh_region_book()
+        return refused
+
+    def refresh_region_book(self) -> None:
+        """All jurisdictions' policies as far as they are known here: for explaining, not for deciding."""
+        with self.store.read() as reads:
+            self.region_book = PolicyBook(_policy_in(row.jws) for row in reads.policies())
 
     # --- filing
 

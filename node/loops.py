@@ -23,7 +23,6 @@ from node.filing import Reply
 from node.intake import Posting
 from node.metrics import Metrics
 from node.opening import Opened
-from node.trust import book_of
 from protocol import subjects
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.policy import load_policy
@@ -106,6 +105,7 @@ class State:
         self.idle = Wake()
         self._bells = [self.filed, self.said, self.linked, self.idle]
         self._on_link: list[Wake] = []
+        self._on_policy: list[Wake] = []
 
     @property
     def connected(self) -> bool:
@@ -121,6 +121,15 @@ class State:
     def on_link(self, bell: Wake) -> None:
         """Ring this bell whenever the link comes up."""
         self._on_link.append(bell)
+
+    def on_policy(self, bell: Wake) -> None:
+        """Ring this bell whenever the own policy changes."""
+        self._on_policy.append(bell)
+
+    def ring_policy(self) -> None:
+        """The own policy has changed."""
+        for bell in self._on_policy:
+            bell.ring()
 
     def ring_linked(self) -> None:
         """The link is up (again)."""
@@ -380,7 +389,7 @@ def _replace(path: Path, data: bytes) -> None:
     fresh.replace(path)
 
 
-async def watch_policy(core: NodeCore, state: State, path: Path, every: float = 1.0) -> None:
+async def watch_policy(core: NodeCore, writer: Writer, state: State, path: Path, every: float = 1.0) -> None:
     """Take a changed policy file; a broken one is refused loudly, and the policy before it stays in force."""
     bell = state.bell()
     seen = _stamp(path)
@@ -392,12 +401,13 @@ async def watch_policy(core: NodeCore, state: State, path: Path, every: float = 
         seen = stamp
         try:
             policy = load_policy(await asyncio.to_thread(path.read_text, encoding="utf-8"), path.name)
-            core.book = book_of(policy, core.jurisdiction, path.name)
+            await writer.run(core.adopt, policy, path.name)
         except (ConfigError, OSError, UnicodeDecodeError) as exc:
             state.policy_fault = str(exc)
             log.error("node.policy_refused", detail=str(exc))
             continue
         state.policy_fault = ""
+        state.ring_policy()
         log.info("node.policy", version=policy.version)
 
 

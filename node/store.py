@@ -97,6 +97,15 @@ own_reports = Table(
     Column("outcome", LargeBinary),
     Index("own_reports_by_id", "report_id", "revision", unique=True),
 )
+policies = Table(
+    "policies",
+    _meta,
+    Column("jurisdiction", String(31), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("published", Boolean, nullable=False),
+    Column("jws", Text, nullable=False),
+    PrimaryKeyConstraint("jurisdiction", "version"),
+)
 confirmed = Table(
     "confirmed",
     _meta,
@@ -318,6 +327,10 @@ class Reads:
         """Which of these statements are here."""
         query = select(statements.c.digest)
         return {row[0] for c in _in(statements.c.digest, digests) for row in self._db.execute(query.where(c))}
+
+    def policies(self) -> list[Row[Any]]:
+        """Every signed policy that is here, in the order of their versions."""
+        return list(self._db.execute(select(policies).order_by(policies.c.jurisdiction, policies.c.version)))
 
     def position(self, name: str) -> int:
         """A number kept by name, 0 if there is none yet."""

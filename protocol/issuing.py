@@ -8,12 +8,13 @@ nor number says anything. Pure: time and randomness are arguments.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
+from msgspec import UnsetType
 
 from protocol import limits
 from protocol.coarse import coarse_body, coarse_elements
@@ -31,9 +32,11 @@ from protocol.errors import ProtocolError
 from protocol.jws import sign_jws
 from protocol.keys import Signer, b64
 from protocol.reasons import Reason
-from protocol.report import COARSE_SUFFIX, UNIT_BIT, UNITS, Report, part_of
+from protocol.report import COARSE_SUFFIX, UNIT_BIT, UNITS, Header, Report, part_of
 
 _encode: Final = msgspec.json.Encoder().encode
+Seal = Callable[[SignedReport], str | UnsetType]
+"""Seals the body of a report whose header is not signed yet, and returns what the header shall name: see `sealing`."""
 
 
 class _Salts:
@@ -79,8 +82,19 @@ class _Builder:
         self.digests.append(disclosure_digest(text))
         self.shown[name] = list(elements)
 
+    def signed(self, header: Header, text: str) -> SignedReport:
+        return SignedReport(
+            digest=disclosure_digest(text),
+            header_text=text,
+            header=header,
+            containers=tuple(self.containers),
+            disclosures=tuple(self.disclosures),
+            body=self.shown,
+            undisclosed=0,
+        )
 
-def _build(report: Report, salts: _Salts) -> SignedReport:
+
+def _build(report: Report, salts: _Salts, seal: Seal | None) -> SignedReport:
     builder = _Builder(salts)
     body: dict[str, Any] = msgspec.to_builtins(report.body)
     wide = coarse_elements(report.body)
@@ -91,34 +105,31 @@ def _build(report: Report, salts: _Salts) -> SignedReport:
             builder.single(name, value, UNIT_BIT[name], coarse=False)
     for name, value in msgspec.to_builtins(coarse_body(report.body)).items():
         builder.single(name, value, UNIT_BIT[name.removesuffix(COARSE_SUFFIX)], coarse=True)
-    element = {**msgspec.to_builtins(report.header), "_sd": sorted(builder.digests)}
-    header_text = b64(_encode([salts.next(), element]))
-    return SignedReport(
-        digest=disclosure_digest(header_text),
-        header_text=header_text,
-        header=report.header,
-        containers=tuple(builder.containers),
-        disclosures=tuple(builder.disclosures),
-        body=builder.shown,
-        undisclosed=0,
-    )
+    header = report.header
+    if seal is not None:
+        header = msgspec.structs.replace(header, sealed=seal(builder.signed(header, "")))
+    element = {**msgspec.to_builtins(header), "_sd": sorted(builder.digests)}
+    return builder.signed(header, b64(_encode([salts.next(), element])))
 
 
-def issue(reports: Sequence[Report], issuer: str, signer: Signer, now: datetime, rand: Rand) -> Envelope:
+def issue(
+    reports: Sequence[Report], issuer: str, signer: Signer, now: datetime, rand: Rand, seal: Seal | None = None
+) -> Envelope:
     """Sign 1..64 reports of one member with one signature.
 
     Args:
         reports: the reports; each header's origin must be the issuer.
         issuer: the member id, `iss` of the JWS.
         rand: returns that many random bytes; salts and decoys come from it.
+        seal: is asked about each report when its body is built; what it returns goes into the header as `sealed`.
 
     Raises:
-        ProtocolError: too many reports.
+        ProtocolError: too many reports, or what `seal` raises.
     """
     if not 1 <= len(reports) <= limits.REPORTS_PER_SUBMISSION:
         raise ProtocolError(Reason.TOO_MANY, "$", f"an envelope holds 1 to {limits.REPORTS_PER_SUBMISSION} reports")
     salts = _Salts(rand)
-    signed = tuple(_build(report, salts) for report in reports)
+    signed = tuple(_build(report, salts, seal) for report in reports)
     padded = 1 << (len(signed) - 1).bit_length()
     decoys = [b64(hashlib.sha256(rand(32)).digest()) for _ in range(padded - len(signed))]
     payload = Payload(

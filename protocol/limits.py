@@ -20,6 +20,9 @@ SUBMISSION: Final = 1_000_000
 
 BUS_MESSAGE: Final = 2 << 20
 
+POLICY: Final = 256 << 10
+"""A published sharing policy: some thousand rules."""
+
 DISCLOSURES_PER_REPORT: Final = 1_024
 DISCLOSURE: Final = 128 << 10
 LIST_ELEMENTS: Final = 500
@@ -33,6 +36,18 @@ RECIPIENTS: Final = 64
 KEYS_PER_MEMBER: Final = 16
 CONFIRMATIONS_PER_MESSAGE: Final = 256
 REPORTS_PER_CONFIRMATION: Final = 2_048
+
+SEALED_BOX: Final = 900_000
+"""What is sealed of one report, for all recipients: with the report's header it still fits one submission."""
+
+SEALING_KEYS_PER_MEMBER: Final = 8
+"""A post-quantum key is 1.6 KB in the registry, which every member holds; old ones need not stay listed."""
+
+SEALING_MARGIN: Final = timedelta(days=7)
+"""A key that ends sooner is not sealed to: a report may wait in an outbox for a week while the link is down."""
+
+SEALING_MARGIN_ON_ARRIVAL: Final = timedelta(days=1)
+"""The same at the broker: shorter, so that a report that had to wait is not refused for what was right when sealed."""
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far ahead of ours a peer's clock may be."""

@@ -1,9 +1,9 @@
-"""Who is in the region: members, their keys and roles, sharing groups, and the broker's own keys.
+"""Who is in the region: members, their keys and roles, sharing groups, agreements, and the broker's own keys.
 
 Guarantees: a `Registry` that exists is consistent: ids are unique, every key id is its key's thumbprint, no key belongs
-to two owners, groups name jurisdictions that exist. It travels to the nodes as a document signed by the broker
-(`RegionDocument`); a node pins the broker's key and believes no other source. Refuses: everything else, as ConfigError
-when an operator wrote it and as ProtocolError when a peer sent it.
+to two owners, groups and agreements name jurisdictions that exist. It travels to the nodes as a document signed by the
+broker (`RegionDocument`); a node pins the broker's key and believes no other source. Refuses: everything else, as
+ConfigError when an operator wrote it and as ProtocolError when a peer sent it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from protocol.errors import ConfigError, ProtocolError
 from protocol.jws import sign_jws, split_jws, verify_parts
 from protocol.keys import KeyRecord, KeyRing, Signer, VerifyKey
 from protocol.parse import decode
-from protocol.policy import Groups, Recipient
+from protocol.policy import Circles, Pact, Recipient
 from protocol.reasons import Reason
 from protocol.report import Instant, Jurisdiction, Line
+from protocol.rules import AgreementId
+from protocol.sealing import SealingKeyRecord, check_record
 from protocol.statements import BROKER
 
 Role = Literal["submitter", "recipient", "coordinator"]
@@ -43,6 +45,7 @@ class Member(_Doc, frozen=True, kw_only=True):
     roles: list[Role] = msgspec.field(default_factory=lambda: ["submitter", "recipient"])
     status: Literal["active", "suspended"] = "active"
     keys: Annotated[list[KeyRecord], Meta(max_length=limits.KEYS_PER_MEMBER)] = []
+    sealing_keys: Annotated[list[SealingKeyRecord], Meta(max_length=limits.SEALING_KEYS_PER_MEMBER)] = []
     transport: Annotated[str, Meta(pattern=r"^U[A-Z2-7]{55}$(?!\n)")] | None = None
     """Public part of the NATS user key that the member made itself."""
 
@@ -53,6 +56,16 @@ class Group(_Doc, frozen=True, kw_only=True):
     jurisdictions: list[Jurisdiction]
 
 
+class Agreement(_Doc, frozen=True, kw_only=True):
+    """An agreement between jurisdictions, which allow rules can ask for."""
+
+    id: AgreementId
+    title: Line
+    parties: Annotated[list[Jurisdiction], Meta(min_length=2)]
+    effective_from: Instant
+    effective_until: Instant | None = None
+
+
 class Region(_Doc, frozen=True, kw_only=True):
     """The registry as a document."""
 
@@ -61,6 +74,7 @@ class Region(_Doc, frozen=True, kw_only=True):
     broker_keys: Annotated[list[KeyRecord], Meta(min_length=1, max_length=limits.KEYS_PER_MEMBER)]
     members: list[Member] = []
     groups: list[Group] = []
+    agreements: list[Agreement] = []
 
 
 class RegionDocument(_Doc, frozen=True, kw_only=True):
@@ -85,13 +99,28 @@ class Registry:
         for group in region.groups:
             if strangers := set(group.jurisdictions) - known:
                 raise ConfigError(f"sharing group {group.name}: no member in {', '.join(sorted(strangers))}")
+        agreement_ids = [agreement.id for agreement in region.agreements]
+        for again in {item for item in agreement_ids if agreement_ids.count(item) > 1}:
+            raise ConfigError(f"agreement {again} is listed twice")
+        for agreement in region.agreements:
+            if strangers := set(agreement.parties) - known:
+                raise ConfigError(f"agreement {agreement.id}: no member in {', '.join(sorted(strangers))}")
+            if len(set(agreement.parties)) < 2:
+                raise ConfigError(f"agreement {agreement.id}: an agreement has two parties or more")
+        _check_sealing_keys(region)
         self.region = region
         self.members = {member.id: member for member in region.members}
         self.keys = KeyRing(
             [VerifyKey.from_record(BROKER, record) for record in region.broker_keys]
             + [VerifyKey.from_record(member.id, record) for member in region.members for record in member.keys]
         )
-        self.groups = Groups({str(group.id): frozenset(group.jurisdictions) for group in region.groups})
+        self.circles = Circles(
+            {str(group.id): frozenset(group.jurisdictions) for group in region.groups},
+            {
+                item.id: Pact(frozenset(item.parties), item.effective_from, item.effective_until)
+                for item in region.agreements
+            },
+        )
         self.jurisdictions = frozenset(known)
 
     def member(self, member_id: str) -> Member:
@@ -117,6 +146,17 @@ class Registry:
     def coordinator(self) -> Member | None:
         """The coordinator, if the region has one."""
         return next((member for member in self.region.members if "coordinator" in member.roles), None)
+
+
+def _check_sealing_keys(region: Region) -> None:
+    """ConfigError unless every sealing key is what it says and belongs to one member."""
+    owners: dict[str, str] = {}
+    for member in region.members:
+        for record in member.sealing_keys:
+            check_record(member.id, record)
+            if record.kid in owners:
+                raise ConfigError(f"sealing key {record.kid} is listed twice ({owners[record.kid]}, {member.id})")
+            owners[record.kid] = member.id
 
 
 def as_recipient(member: Member) -> Recipient:

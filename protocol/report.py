@@ -252,6 +252,8 @@ class Header(_Said, frozen=True, kw_only=True):
     issued_at: Instant
     fingerprint: Annotated[str, Meta(min_length=16, max_length=64)]
     supersedes: Digest | UnsetType = UNSET
+    sealed: Digest | UnsetType = UNSET
+    """The box (`sealing`) that holds this report's body; set by the origin's node, never by a filer."""
 
 
 class Report(Struct, frozen=True, kw_only=True):

@@ -2,12 +2,25 @@
 
 Guarantees: a `Policy` that was decoded names only units, jurisdictions and values that exist, and its rule ids are
 unique. Refuses everything else as a whole, with the path of the fault: what cannot be read grants nothing.
+
+What is no condition, and why:
+
+    origin, recipient   `from` and `to` say it: an export rule's origin is the document's own jurisdiction, an import
+                        rule's recipient is
+    determination       and all else of the body: whoever evaluates may not have been given the body, and an answer that
+                        depends on it would tell others what it says
+    exercise            drill traffic is shut out before any policy is asked
+    data class          is what `disclose` and `level` select, as `@class`
+
+There are no classes `credentials` and `health`: the profile has no field for either. Accounts and mail addresses among
+the indicators are the unit `indicators.account`; that an incident is one of a hospital is its sector.
 """
 
 from __future__ import annotations
 
 import tomllib
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -19,6 +32,7 @@ from protocol.report import ALL_UNITS, HEADER_UNIT, UNIT_BIT, UNIT_NAMES, Jurisd
 
 Party = Annotated[str, Meta(pattern=r"^(?:\*|[a-z0-9][a-z0-9-]{1,30})$(?!\n)")]
 """A jurisdiction, or `*` for all of them."""
+AgreementId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)")]
 
 
 class _Doc(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -38,7 +52,11 @@ class Range(_Doc, frozen=True, kw_only=True):
 
 class When(_Doc, frozen=True, kw_only=True):
     """Conditions, all of which must hold. Of a list attribute, an allow rule needs all values in its list, a deny rule
-    any: so that a second sector never smuggles the first one out."""
+    any: so that a second sector never smuggles the first one out. What the report does not state satisfies none.
+
+    `agreement` holds while one of these agreements is in force between origin and recipient. It is for allow rules: a
+    deny rule with it would open something by the end of an agreement.
+    """
 
     tlp: list[tx.Tlp] | UnsetType = UNSET
     pap: list[tx.Pap] | UnsetType = UNSET
@@ -48,6 +66,7 @@ class When(_Doc, frozen=True, kw_only=True):
     phase: list[tx.Phase] | UnsetType = UNSET
     purpose: list[tx.Purpose] | UnsetType = UNSET
     made_by: list[tx.ToolKind] | UnsetType = UNSET
+    agreement: list[AgreementId] | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         if self.rsit is not UNSET:
@@ -80,6 +99,8 @@ class Rule(_Doc, frozen=True, kw_only=True, rename={"from_": "from"}):
                 raise ValueError(f"unknown-unit: {selector} is no unit, unit group or @class")
         if self.effect == "allow" and self.disclose is UNSET:
             raise ValueError("missing-field: an allow rule says what it discloses; [] is the header alone")
+        if self.effect == "deny" and self.when.agreement is not UNSET:
+            raise ValueError("invalid-value: a deny rule has no `agreement`: its end would release more")
 
 
 class Policy(_Doc, frozen=True, kw_only=True, rename={"import_": "import"}):
@@ -115,6 +136,7 @@ def load_policy(text: str, name: str) -> Policy:
         raise ConfigError(f"{name}: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
 
 
+@lru_cache(maxsize=256)
 def select(selector: str) -> int:
     """The units that a selector names, as a mask; 0 for one that names nothing."""
     if selector == "*":

@@ -18,9 +18,10 @@ from protocol.envelope import SignedReport, release
 from protocol.errors import ConfigError
 from protocol.policy import (
     HEADER,
+    Circles,
     Facts,
-    Groups,
     Outcome,
+    Pact,
     Policy,
     PolicyBook,
     Recipient,
@@ -72,7 +73,7 @@ from tests.protocol.make import (
 )
 
 SG = Recipient("sg")
-GROUPS = Groups({str(GROUP): frozenset({"id", "sg"})})
+GROUPS = Circles({str(GROUP): frozenset({"id", "sg"})})
 TICK = timedelta(microseconds=1)
 
 
@@ -239,11 +240,13 @@ def test_a_missing_attribute_satisfies_no_condition(head: Header, name: str) -> 
         "phase": list(get_args(tx.Phase)),
         "purpose": list(get_args(tx.Purpose)),
         "made_by": list(get_args(tx.ToolKind)),
+        "agreement": ["aid"],
     }
     absent = {
         "pap": head.marking.pap is UNSET,
         "sector": not head.sectors,
         "severity": head.severity is UNSET,
+        "agreement": True,
     }
     side = compile_policy(policy("id", [allow(when={name: everything[name]})])).export
     assert bool(ask_side(side, "sg", facts_of(head)).exact & HEADER) == (not absent.get(name, False))
@@ -432,16 +435,88 @@ def test_no_policy_shares_and_receives_nothing() -> None:
     assert why(evaluate(facts, SG, PolicyBook([policy("sg")]), NOW)) is Reason.NO_POLICY
 
 
+BROKEN: list[Any] = [{"tlp": 5}, {"sector": [None]}, {"severity": "high"}, {"purpose": 7}]
+
+
 @pytest.mark.parametrize("effect", ["allow", "deny"])
-@pytest.mark.parametrize("broken", [None, "not a condition", 5])
+@pytest.mark.parametrize("broken", BROKEN)
 def test_a_rule_that_fails_to_evaluate_withholds(effect: str, broken: Any) -> None:
-    """Whatever goes wrong while a rule is evaluated, nothing is released, and the reason says so."""
-    side = compile_policy(policy("id", [allow(), deny(to=["my"])])).export
-    assert ask_side(side, "sg", facts_of(header())).exact == ALL_UNITS
-    rules = tuple(replace(rule, parties=None, when=broken) for rule in getattr(side, effect))
-    result = ask_side(replace(side, **{effect: rules}), "sg", facts_of(header()))
-    assert (result.exact, result.coarse, result.reason) == (0, 0, Reason.RULE_FAILED)
-    assert result.gate == "export"
+    """Whatever goes wrong with one rule, nothing is released by the whole document, and the reason says so."""
+    rules = [allow(), deny(to=["my"])]
+    sound = policy("id", rules)
+    when = When(**broken)
+    bad = [msgspec.structs.replace(rule, when=when) if rule.effect == effect else rule for rule in rules]
+    book_ = PolicyBook([msgspec.structs.replace(sound, export=bad), policy("sg")])
+    outcome = evaluate(facts_of(header()), SG, book_, NOW)
+    assert why(outcome) is Reason.RULE_FAILED
+    assert outcome.gates[1].gate == "export"
+    assert outcome.gates[1].document == "id/1"
+    assert may_leave(facts_of(header()), ["sg"], book_, NOW) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {"tlp": "PURPLE"},
+        {"pap": "PURPLE"},
+        {"phase": "rumour"},
+        {"purpose": "sale"},
+        {"made_by": "oracle"},
+        {"severity": 101},
+        {"severity": -1},
+        {"rsit": (("weather", None),)},
+        {"rsit": (("intrusions", None), ("fraud", "ddos"))},
+        {"sectors": ("energy", "energies")},
+    ],
+)
+def test_unknown_vocabulary_withholds(strange: dict[str, Any]) -> None:
+    """A value that this version does not know satisfies not even a rule without conditions, and the reason says so."""
+    facts = replace(facts_of(header()), **strange)
+    assert why(evaluate(facts, SG, book(allow()), NOW)) is Reason.RULE_FAILED
+
+
+# --- agreements -------------------------------------------------------------------------------------------------
+
+PACT = Circles(agreements={"aid": Pact(frozenset({"id", "sg"}), NOW, NOW + DAY)})
+BY_PACT = allow("by-pact", when={"agreement": ["aid", "other"]})
+
+
+@pytest.mark.parametrize(
+    ("at", "to", "circles", "granted"),
+    [
+        (NOW, "sg", PACT, True),
+        (NOW + DAY - TICK, "sg", PACT, True),
+        (NOW + DAY, "sg", PACT, False),
+        (NOW - TICK, "sg", PACT, False),
+        (NOW, "my", PACT, False),
+        (NOW, "sg", Circles(), False),
+        (NOW, "sg", Circles(agreements={"another": PACT.agreements["aid"]}), False),
+        (NOW, "sg", Circles(agreements={"other": Pact(frozenset({"id", "sg"}), NOW)}), True),
+        (NOW, "sg", Circles(agreements={"aid": Pact(frozenset({"my", "sg"}), NOW)}), False),
+    ],
+)
+def test_agreements(at: datetime, to: str, circles: Circles, granted: bool) -> None:
+    """The condition holds while one of the listed agreements is in force between the two, for export and import."""
+    facts = facts_of(header())
+    assert evaluate(facts, Recipient(to), book(BY_PACT), at, circles).granted == granted
+    assert bool(may_leave(facts, [to], book(BY_PACT), at, circles)[0]) == granted
+    taken = book(allow(), import_=[imports(BY_PACT)])
+    assert evaluate(facts, Recipient(to), taken, at, circles).granted == granted
+    assert import_gate(facts, to, taken, at, circles).granted == granted
+
+
+def test_no_agreement_listed_is_none_satisfied() -> None:
+    """An empty list is a condition that nothing satisfies."""
+    rule = allow(when={"agreement": []})
+    assert not evaluate(facts_of(header()), SG, book(rule), NOW, PACT).granted
+
+
+def test_the_next_change_of_agreements_is_known() -> None:
+    """Circles say when their answers change by the passing of time alone."""
+    assert PACT.next_change(NOW - TICK) == NOW
+    assert PACT.next_change(NOW) == NOW + DAY
+    assert PACT.next_change(NOW + DAY) is None
+    assert Circles(agreements={"a": Pact(frozenset({"id", "sg"}), NOW)}).next_change(NOW) is None
 
 
 # --- properties -------------------------------------------------------------------------------------------------
@@ -598,10 +673,13 @@ def test_everything_withheld_is_explained(
     outcome = decide(rules, taken, facts_of(head))
     exact, coarse = PRESENT[0] & held_exact, PRESENT[1] & held_coarse
     found = explain(outcome, exact, coarse)
-    ids = {"export": {r.id for r in rules if r.effect == "deny"}, "import": {r.id for r in taken if r.effect == "deny"}}
+    effects = {"export": {r.id: r.effect for r in rules}, "import": {r.id: r.effect for r in taken}}
+    by_rule = {Reason.DENIED_BY_RULE: "deny", Reason.COARSE_BY_RULE: "allow", Reason.NO_COARSE_VALUE: "allow"}
     for item in found:
-        assert (item.rule is not UNSET) == (item.reason == Reason.DENIED_BY_RULE.value)
-        assert item.rule is UNSET or item.rule in ids[item.gate]
+        effect = by_rule.get(Reason(item.reason))
+        assert (item.rule is not UNSET) == (effect is not None)
+        assert item.rule is UNSET or effects[item.gate][item.rule] == effect
+        assert (item.reason == Reason.COARSE_BY_RULE.value) <= item.coarse
         assert item.document in ("id/1", "sg/1")
         assert Reason(item.reason)
     if not outcome.granted:
@@ -639,7 +717,7 @@ def test_explanations_name_the_first_gate_that_withholds() -> None:
     assert explain(outcome, bit("title", "victim", "contacts", "status"), bit("victim")) == [
         Withheld(unit="title", gate="import", document="sg/1", reason="denied-by-rule", rule="no-titles"),
         Withheld(unit="status", gate="export", document="id/1", reason="default-deny"),
-        Withheld(unit="victim", gate="export", document="id/1", reason="default-deny", coarse=True),
+        Withheld(unit="victim", gate="export", document="id/1", reason="coarse-by-rule", rule="allow", coarse=True),
         Withheld(unit="contacts", gate="export", document="id/1", reason="denied-by-rule", rule="no-persons"),
     ]
 
@@ -656,6 +734,36 @@ def test_a_withheld_coarse_value_is_explained() -> None:
         ],
     )
     assert explain(outcome, 0, bit("victim")) == [
+        Withheld(unit="victim", gate="import", document="sg/1", reason="denied-by-rule", rule="no-victims")
+    ]
+
+
+def test_what_is_coarse_by_a_rule_names_it() -> None:
+    """Whoever reads that a unit came coarse reads which rule made it so, and what has no coarse value says that."""
+    units = bit("victim", "indicators.address", "geo")
+    outcome = ask(
+        allow("wide", disclose=["victim", "indicators", "geo"], level={"victim": "coarse", "indicators": "coarse"}),
+        deny("no-places", disclose=["geo"], level={"geo": "coarse"}),
+    )
+    found = {item.unit: item for item in explain(outcome, units, bit("victim", "geo"))}
+    assert found["victim"] == Withheld(
+        unit="victim", gate="export", document="id/1", reason="coarse-by-rule", rule="wide", coarse=True
+    )
+    assert found["indicators.address"] == Withheld(
+        unit="indicators.address", gate="export", document="id/1", reason="no-coarse-value", rule="wide"
+    )
+    assert found["geo"] == Withheld(
+        unit="geo", gate="export", document="id/1", reason="denied-by-rule", rule="no-places", coarse=True
+    )
+
+
+def test_what_does_not_come_at_all_names_who_took_the_last_of_it() -> None:
+    """Where one side leaves the coarse value and the other takes that too, the other is why there is nothing."""
+    outcome = ask(
+        allow("wide", disclose=["victim"], level={"victim": "coarse"}),
+        import_=[imports(allow()), imports(deny("no-victims", disclose=["@victim"]))],
+    )
+    assert explain(outcome, bit("victim"), bit("victim")) == [
         Withheld(unit="victim", gate="import", document="sg/1", reason="denied-by-rule", rule="no-victims")
     ]
 
@@ -705,7 +813,7 @@ def test_an_example_document() -> None:
     outcome = decide_("sg")
     assert outcome.exact == select("@technical") | bit("report", "title")
     assert outcome.coarse == bit("victim", "indicators.address")
-    assert outcome.gates[1].allowed_by == ("neighbours",)
+    assert [rule for rule, *_ in outcome.gates[1].allowed_by] == ["neighbours"]
     assert not decide_("ph").granted
     assert not decide_("sg", severity=Severity(score=19)).granted
     assert not decide_("sg", sectors=[SectorRef(code="defence")]).granted
@@ -753,6 +861,11 @@ HEAD = 'jurisdiction = "id"\nversion = 1\neffective_from = 2026-01-01T00:00:00Z\
         (
             HEAD + RULE + "when = { severity = { min = 9, max = 8 } }\n",
             r"out-of-range at \$\.export\[0\]\.when\.severity",
+        ),
+        (HEAD + RULE + 'when = { agreement = ["A"] }\n', r"invalid-value at \$\.export\[0\]\.when\.agreement\[0\]"),
+        (
+            HEAD + RULE.replace("allow", "deny") + 'when = { agreement = ["a"] }\n',
+            r"would release more \(invalid-value at \$\.export\[0\]",
         ),
         (HEAD + RULE + "when = { weather = 1 }\n", r"unknown-field at \$\.export\[0\]\.when\.weather"),
     ],

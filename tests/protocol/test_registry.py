@@ -9,10 +9,11 @@ import pytest
 
 from protocol.errors import ConfigError
 from protocol.jws import sign_jws
-from protocol.policy import Recipient
+from protocol.policy import Pact, Recipient
 from protocol.reasons import Reason
 from protocol.registry import (
     TYP,
+    Agreement,
     Group,
     Member,
     Region,
@@ -35,7 +36,7 @@ def test_a_registry_looks_up_what_deciding_needs() -> None:
     assert found.member("sg-cert").jurisdiction == "sg"
     assert found.keys.find(key_of("sg-cert").kid).owner == "sg-cert"
     assert found.keys.find(key_of(BROKER).kid).owner == BROKER
-    assert found.groups.members == {str(GROUP): frozenset({"id", "sg"})}
+    assert found.circles.groups == {str(GROUP): frozenset({"id", "sg"})}
     assert found.jurisdictions == {"id", "sg", "my", "ph"}
 
 
@@ -76,7 +77,30 @@ def test_groups_are_unique() -> None:
     """Two groups under one id are refused: the later one would silently take over the reports of the first."""
     with pytest.raises(ConfigError, match=f"{GROUP} is listed twice"):
         registry(groups=[STRAITS, Group(id=GROUP, name="Wider", jurisdictions=["id", "sg", "my"])])
-    assert len(registry(groups=[STRAITS, Group(id=uuid(1), name="Wider", jurisdictions=["my"])]).groups.members) == 2
+    assert len(registry(groups=[STRAITS, Group(id=uuid(1), name="Wider", jurisdictions=["my"])]).circles.groups) == 2
+
+
+AID = Agreement(id="aid", title="Mutual aid", parties=["id", "sg"], effective_from=NOW, effective_until=NOW + DAY)
+
+
+def test_agreements_are_looked_up() -> None:
+    """An agreement is known by its id with its parties and its time."""
+    found = registry(agreements=[AID]).circles.agreements
+    assert found == {"aid": Pact(frozenset({"id", "sg"}), NOW, NOW + DAY)}
+
+
+@pytest.mark.parametrize(
+    ("agreements", "says"),
+    [
+        ([AID, AID], "agreement aid is listed twice"),
+        ([msgspec.structs.replace(AID, parties=["id", "vn"])], "agreement aid: no member in vn"),
+        ([msgspec.structs.replace(AID, parties=["id", "id"])], "agreement aid: an agreement has two parties"),
+    ],
+)
+def test_inconsistent_agreements_are_refused(agreements: list[Agreement], says: str) -> None:
+    """An agreement is there once and binds two or more jurisdictions that exist."""
+    with pytest.raises(ConfigError, match=says):
+        registry(agreements=agreements)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +220,7 @@ def test_members_can_submit_and_receive_by_default() -> None:
 
 def test_a_region_survives_the_wire() -> None:
     """A region is the same after encoding and decoding, and consistent still."""
-    given_ = region(groups=[STRAITS])
+    given_ = region(groups=[STRAITS], agreements=[AID])
     again = msgspec.json.decode(msgspec.json.encode(given_), type=Region)
     assert again == given_
     assert Registry(again).jurisdictions == Registry(given_).jurisdictions

@@ -1,0 +1,124 @@
+"""A region to ask: its members, agreements and policies, from a broker's directory or from policy files alone.
+
+Refuses, as ConfigError with the file: what cannot be read, two policies of one jurisdiction under one version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import UNSET
+
+from broker.config import load_config
+from broker.members import load_state, policy_files
+from broker.setup import load_keys
+from protocol.errors import ConfigError
+from protocol.facts import NO_CIRCLES, Circles, Recipient
+from protocol.policy import Policy, PolicyBook, load_policy
+from protocol.registry import as_recipient
+
+ALWAYS: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a report would meet.
+
+    Args:
+        members: whether `recipients` and `circles` are a real region's, or only what the policies speak of.
+    """
+
+    policies: tuple[Policy, ...]
+    recipients: tuple[Recipient, ...]
+    circles: Circles = NO_CIRCLES
+    members: bool = False
+
+    @cached_property
+    def book(self) -> PolicyBook:
+        """The policies, ready to be asked."""
+        return PolicyBook(self.policies)
+
+    @property
+    def jurisdictions(self) -> tuple[str, ...]:
+        """Everybody who can receive."""
+        return tuple(dict.fromkeys(recipient.jurisdiction for recipient in self.recipients))
+
+    def with_policies(self, policies: Iterable[Policy]) -> Scene:
+        """The same region under other policies; without real members, everybody in them is one."""
+        found = tuple(policies)
+        if self.members:
+            return Scene(found, self.recipients, self.circles, members=True)
+        return replace(of_policies(found), circles=self.circles)
+
+    def with_version(self, policy: Policy) -> Scene:
+        """The same region with this version in force in place of all others of its jurisdiction, whatever its dates."""
+        others = [other for other in self.policies if other.jurisdiction != policy.jurisdiction]
+        return self.with_policies([*others, in_force(policy)])
+
+
+def in_force(policy: Policy) -> Policy:
+    """The same policy without beginning or end: to ask what it would do."""
+    return msgspec.structs.replace(policy, effective_from=ALWAYS, effective_until=UNSET)
+
+
+def newest(policies: Iterable[Policy]) -> list[Policy]:
+    """The highest version of each jurisdiction, in force at any time."""
+    found: dict[str, Policy] = {}
+    for policy in policies:
+        known = found.get(policy.jurisdiction)
+        if known is None or policy.version > known.version:
+            found[policy.jurisdiction] = policy
+    return [in_force(policy) for policy in found.values()]
+
+
+def of_policies(policies: Sequence[Policy]) -> Scene:
+    """A region in which every jurisdiction that has a policy is an active member."""
+    names = sorted({policy.jurisdiction for policy in policies})
+    return Scene(tuple(policies), tuple(Recipient(name) for name in names))
+
+
+def read_policy(path: Path) -> Policy:
+    """A policy file. ConfigError with its name."""
+    try:
+        return load_policy(path.read_text("utf-8"), path.name)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: cannot be read as text") from exc
+
+
+def read_policies(directory: Path) -> list[Policy]:
+    """All policies of a directory; examples beside them are none."""
+    found = [read_policy(path) for path in policy_files(directory)]
+    if not found:
+        raise ConfigError(f"{directory}: no policy (*.toml) in it")
+    return found
+
+
+def of_region(directory: Path) -> Scene:
+    """The region in a broker's directory, as the broker knows it."""
+    config = load_config(directory)
+    state = load_state(config.region, load_keys(config)[1])
+    return Scene(
+        state.book.policies,
+        tuple(as_recipient(member) for member in state.registry.recipients()),
+        state.registry.circles,
+        members=True,
+    )
+
+
+def load_scene(region: Path | None, policies: Path | None) -> Scene | None:
+    """The region that the options name; None if neither is given."""
+    if region is not None and policies is not None:
+        raise ConfigError("--region and --policies: give one of them")
+    if region is not None:
+        return of_region(region)
+    if policies is None:
+        return None
+    scene = of_policies(read_policies(policies))
+    _ = scene.book
+    return scene

@@ -1,0 +1,98 @@
+"""A jurisdiction changes its sharing policy while the region runs: signed, for everybody, from now on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Running, eventually
+from tests.e2e.test_chaos import filing
+
+
+def _next_version(path: Path, version: int, deny: str, starts: datetime | None = None) -> None:
+    """Write a policy file with one more deny rule."""
+    at = (starts or datetime.now(UTC)).isoformat()
+    text = path.read_text("utf-8").replace(f"version = {version - 1}\n", f"version = {version}\n")
+    lines = [f"effective_from = {at}" if line.startswith("effective_from") else line for line in text.splitlines()]
+    path.write_text("\n".join([*lines, deny]) + "\n", "utf-8")
+
+
+NOTHING_TO_JP = '\n[[export]]\nid = "nothing-to-jp"\neffect = "deny"\nbecause = "A test."\nto = ["jp"]\n'
+
+
+async def _published(region: Running, member: str, version: int) -> bool:
+    log = (region.place.directory / "logs" / f"{member}.log").read_text()
+    return f'"version": {version}' in log and "node.policy_published" in log.rsplit(f'"version": {version}', 1)[1][:200]
+
+
+@pytest.mark.timeout(200)
+async def test_a_changed_policy_applies_from_now_on_and_stops_what_is_queued(region: Running) -> None:
+    """What waits for an offline node is taken back when its origin tightens the policy; the origin reads why."""
+    path = region.place.directory / "id" / "policy.toml"
+    os.kill(region.pid("jp"), signal.SIGSTOP)
+    try:
+        queued = await region.doors["id"].call("POST", "/v1/reports", filing("id", 1))
+        report = queued.body["report_id"]
+
+        async def granted() -> bool:
+            status = await region.doors["id"].get(f"/v1/reports/{report}")
+            return bool(status["revisions"][0]["recipients"].get("jp", {}).get("granted"))
+
+        await eventually(granted, "the report is decided, and granted to Japan")
+        _next_version(path, 2, NOTHING_TO_JP)
+
+        async def stopped() -> bool:
+            status = await region.doors["id"].get(f"/v1/reports/{report}")
+            said = status["revisions"][0]["recipients"]["jp"].get("confirmations", [])
+            return any(item["state"] == "stopped" and "nothing-to-jp" in str(item) for item in said)
+
+        await eventually(stopped, "the origin reads that it was stopped, by which rule")
+    finally:
+        os.kill(region.pid("jp"), signal.SIGCONT)
+    after = await region.doors["id"].call("POST", "/v1/reports", filing("id", 2))
+
+    async def my_has_both() -> bool:
+        return {item["report_id"] for item in await region.inbox("my")} >= {report, after.body["report_id"]}
+
+    await eventually(my_has_both, "others still get both")
+    other = await region.doors["sg"].call("POST", "/v1/reports", filing("sg", 3))
+
+    async def jp_is_awake() -> bool:
+        return other.body["report_id"] in {item["report_id"] for item in await region.inbox("jp")}
+
+    await eventually(jp_is_awake, "Japan receives what is still granted to it")
+    assert {item["origin"]["member"] for item in await region.inbox("jp")} == {"sg"}
+    status = await region.doors["id"].get(f"/v1/reports/{after.body['report_id']}")
+    (withheld,) = status["revisions"][0]["recipients"]["jp"]["withheld"]
+    assert (withheld["document"], withheld["rule"]) == ("id/2", "nothing-to-jp")
+
+
+@pytest.mark.timeout(200)
+async def test_a_policy_for_later_leaves_the_present_one_in_force(region: Running) -> None:
+    """A version with a future date changes nothing before it; one for the past is refused and says so."""
+    path = region.place.directory / "sg" / "policy.toml"
+    _next_version(path, 2, NOTHING_TO_JP, datetime.now(UTC) + timedelta(days=30))
+    log = region.place.directory / "logs" / "broker.log"
+
+    async def at_the_broker() -> bool:
+        return '"jurisdiction": "sg", "version": 2' in await asyncio.to_thread(log.read_text)
+
+    await eventually(at_the_broker, "the broker has version 2")
+    answer = await region.doors["sg"].call("POST", "/v1/reports", filing("sg", 1))
+
+    async def jp_has_it() -> bool:
+        return answer.body["report_id"] in {item["report_id"] for item in await region.inbox("jp")}
+
+    await eventually(jp_has_it, "version 1 is still in force")
+    _next_version(path, 3, "", datetime.now(UTC) - timedelta(days=1))
+
+    async def refused() -> bool:
+        ready = await region.doors["sg"].call("GET", "/readyz")
+        return "effective-in-the-past" in str(ready.body["policy"])
+
+    await eventually(refused, "the operator is told that a change cannot apply to the past")
