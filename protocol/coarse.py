@@ -7,7 +7,8 @@ of the two travels; nobody but the origin ever computes one, so every recipient 
 from __future__ import annotations
 
 from datetime import datetime
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Final
 
 from msgspec import UNSET, UnsetType
@@ -27,26 +28,27 @@ from protocol.report import (
 )
 from protocol.taxonomy import EntityKind
 
-_WIDTH: Final = {"ipv4-addr": 24, "ipv6-addr": 48}
 _WIDER: Final = {"ipv4-net": 16, "ipv6-net": 32}
 
 
 def indicator(exact: Indicator) -> Indicator | None:
     """An address as its /24 or /48, a network as its /16 or /32; None if there is nothing coarser to say."""
     try:
-        if exact.type in _WIDTH:
-            address = ip_address(refang(exact.value))
-            network = ip_network((address, _WIDTH[exact.type]), strict=False)
-            kind = "ipv4-net" if exact.type == "ipv4-addr" else "ipv6-net"
-        elif exact.type in _WIDER:
+        if exact.type == "ipv4-addr":
+            address = inet_pton(AF_INET, refang(exact.value))
+            return Indicator(type="ipv4-net", value=inet_ntop(AF_INET, address[:3] + b"\0") + "/24", level="coarse")
+        if exact.type == "ipv6-addr":
+            address = inet_pton(AF_INET6, refang(exact.value))
+            return Indicator(
+                type="ipv6-net", value=inet_ntop(AF_INET6, address[:6] + bytes(10)) + "/48", level="coarse"
+            )
+        if exact.type in _WIDER:
             given = ip_network(refang(exact.value), strict=False)
             network = given.supernet(new_prefix=min(given.prefixlen, _WIDER[exact.type]))
-            kind = exact.type
-        else:
-            return None
-    except ValueError:
+            return Indicator(type=exact.type, value=str(network), level="coarse")
+    except (OSError, ValueError):
         return None
-    return Indicator(type=kind, value=str(network), level="coarse")  # type: ignore[arg-type]
+    return None
 
 
 def contact(exact: Contact) -> Contact:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from socket import AF_INET, AF_INET6, AddressFamily, inet_pton
 from typing import Annotated, Final, Literal
@@ -203,8 +204,7 @@ class Indicator(Wire, frozen=True, kw_only=True):
         narrowest = COARSE_PREFIX.get(self.type)
         if narrowest is None or (self.context, self.first_seen, self.last_seen) != (UNSET, UNSET, UNSET):
             return False
-        network = ip_network(self.value, strict=False)
-        return network.prefixlen <= narrowest and str(network) == self.value
+        return _spelled_as_network(self.value, narrowest)
 
 
 class Vulnerability(Wire, frozen=True, kw_only=True):
@@ -330,6 +330,16 @@ def _is_address(family: AddressFamily) -> Callable[[str], bool]:
     return check
 
 
+@lru_cache(maxsize=4_096)
+def _ipv4_network(value: str) -> IPv4Network:
+    return IPv4Network(value, strict=False)
+
+
+@lru_cache(maxsize=4_096)
+def _ipv6_network(value: str) -> IPv6Network:
+    return IPv6Network(value, strict=False)
+
+
 def _unscoped(kind: Callable[[str], object]) -> Callable[[str], bool]:
     """IPv6 without a zone: a zone means something on one machine only, and is free text that masking would carry on."""
     parses = _parses(kind)
@@ -341,14 +351,21 @@ def _hex(digits: int) -> Callable[[str], bool]:
     return lambda value: pattern.fullmatch(value) is not None
 
 
+@lru_cache(maxsize=4_096)
+def _spelled_as_network(value: str, narrowest: int) -> bool:
+    """No host bits, the one spelling that a network has, and no narrower than that."""
+    network = ip_network(value, strict=False)
+    return network.prefixlen <= narrowest and str(network) == value
+
+
 COARSE_PREFIX: Final[Mapping[str, int]] = {"ipv4-net": 24, "ipv6-net": 48}
 """The narrowest network that counts as coarse."""
 
 _INDICATOR_CHECKS: Final[Mapping[str, Callable[[str], bool]]] = {
     "ipv4-addr": _is_address(AF_INET),
     "ipv6-addr": _is_address(AF_INET6),
-    "ipv4-net": _parses(lambda value: IPv4Network(value, strict=False)),
-    "ipv6-net": _unscoped(lambda value: IPv6Network(value, strict=False)),
+    "ipv4-net": _parses(_ipv4_network),
+    "ipv6-net": _unscoped(_ipv6_network),
     "md5": _hex(32),
     "sha1": _hex(40),
     "sha256": _hex(64),
