@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from broker import store
-from broker.ledger import grants_by_digest, milliseconds, unpack_grants
+from broker.ledger import grants_by_digest, unpack_grants
 from broker.route import pack_entries, unpack_entries
 from broker.store import Connection
 from broker.verify import as_refusal
@@ -26,7 +26,7 @@ CLOSING = ("received", "refused")
 
 
 @dataclass(slots=True)
-class Answers:
+class Confirmed:
     """What a batch of confirmations leads to."""
 
     noted: dict[str, Noted] = field(default_factory=dict)
@@ -79,14 +79,14 @@ def _close(connection: Connection, confirmation: Confirmation, rows: Sequence[An
 
 def record_confirmations(
     connection: Connection, received: Sequence[tuple[str, str]], registry: Registry, now: datetime
-) -> Answers:
+) -> Confirmed:
     """Record confirmations.
 
     Args:
         received: (member on whose subject it came, the confirmation as a compact JWS).
     """
-    answers = Answers()
-    at = milliseconds(now)
+    answers = Confirmed()
+    at = store.milliseconds(now)
     known = store.known_confirmations(connection, [statement_digest(jws) for _, jws in received if jws.isascii()])
     done: dict[str, list[str]] = {}
     refused: dict[str, dict[str, ProtocolError]] = {}

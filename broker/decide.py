@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from broker.dedup import Identifier, Side, happened_at, identifiers_of
+from broker.members import Answers, answers_of
 from broker.verify import Verified, as_refusal
 from protocol import limits
 from protocol.envelope import RefusedReport, SignedReport
@@ -86,8 +87,8 @@ class NotAccepted:
 
 
 Decision = Accepted | NotAccepted
-Ask = Callable[[Facts, Member], Outcome]
-"""Asks the sharing policy about one recipient."""
+Ask = Callable[[Facts, str], Answers]
+"""Asks the sharing policy about all recipients of a member's report."""
 
 
 def _check(header: Header, member: Member, registry: Registry, now: datetime) -> None:
@@ -128,15 +129,14 @@ def _withdrawal(outcome: Outcome, had_it: bool) -> Outcome:
     return Outcome(0, 0, (shut,))
 
 
-def _ask_all(report: SignedReport, member: str, registry: Registry, known: Known, ask: Ask) -> dict[str, Outcome]:
+def _ask_all(report: SignedReport, member: str, known: Known, ask: Ask) -> Answers:
     """Rule 7."""
-    facts = facts_of(report.header)
-    outcomes = {other.id: ask(facts, other) for other in registry.recipients() if other.id != member}
+    answers = ask(facts_of(report.header), member)
     if report.header.phase == "withdrawn":
         earlier = known.by_id.get(report.header.report_id.bytes, ())
         had = {name for item in earlier for name in item.grants}
-        outcomes = {name: _withdrawal(outcome, name in had) for name, outcome in outcomes.items()}
-    return outcomes
+        return answers_of({name: _withdrawal(outcome, name in had) for name, outcome in answers.outcomes.items()})
+    return answers
 
 
 def decide_report(
@@ -159,14 +159,9 @@ def decide_report(
     if twin is not None and fresh:
         refusal = Refusal(reason=Reason.DUPLICATE_CONTENT.value, path="$.body", detail="same content under a new id")
         return NotAccepted(report.digest, "duplicate", refusal, header, twin.digest)
-    outcomes = _ask_all(report, member.id, registry, known, ask)
+    answers = _ask_all(report, member.id, known, ask)
     accepted = Accepted(
-        report,
-        member.id,
-        outcomes,
-        identifiers_of(report),
-        happened_at(report),
-        {name: (outcome.exact, outcome.coarse) for name, outcome in outcomes.items() if outcome.granted},
+        report, member.id, answers.outcomes, identifiers_of(report), happened_at(report), answers.grants
     )
     known.learn(
         KnownReport(

@@ -15,7 +15,6 @@ from typing import Any, Final
 from broker import store
 from broker.decide import narrow
 from broker.ingest import Outgoing, delivery_message, pack_statements
-from broker.ledger import milliseconds
 from broker.members import RegionState
 from broker.route import Entry, Granted, Planned, Routed, granted_report, pack_entries, plan, unpack_entries
 from broker.store import Connection
@@ -88,7 +87,7 @@ class Redelivery:
         Raises:
             Transient: the ledger cannot be used now.
         """
-        at = milliseconds(now)
+        at = store.milliseconds(now)
         found = Due()
         state = self._state()
         with self._store.writing() as connection:
@@ -126,7 +125,7 @@ class Redelivery:
 
     def sent(self, numbers: Sequence[int], now: datetime) -> None:
         """Record that these deliveries are in their recipients' inboxes."""
-        at = milliseconds(now)
+        at = store.milliseconds(now)
         with self._store.writing() as connection:
             for row in store.deliveries_by_id(connection, numbers).values():
                 if row.state in ("pending", "sent"):
@@ -143,12 +142,12 @@ class Redelivery:
     def hurry(self, members: Iterable[str], now: datetime) -> None:
         """Send everything open to these members again at once: what their inboxes held is lost, or they are back."""
         with self._store.writing() as connection:
-            store.hurry(connection, members, milliseconds(now))
+            store.hurry(connection, members, store.milliseconds(now))
 
     def _again(
         self, connection: Connection, row: Any, member: Member, state: RegionState, now: datetime, found: Due
     ) -> None:
-        at = milliseconds(now)
+        at = store.milliseconds(now)
         granted = {entry[0]: entry for entry in unpack_entries(row.open)}
         routed, kept = self._rebuild(connection, granted, member, state, now, found)
         if len(kept) < len(granted):

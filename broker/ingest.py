@@ -17,10 +17,10 @@ from typing import Any, Final
 import msgspec
 
 from broker import ledger, store
-from broker.confirm import Answers, record_confirmations
+from broker.confirm import Confirmed, record_confirmations
 from broker.decide import Accepted, Decision, NotAccepted, decide
 from broker.dedup import FoundLink
-from broker.members import RegionState
+from broker.members import Answers, RegionState
 from broker.route import Planned, Routed, granted_report, plan
 from broker.store import Connection
 from broker.verify import Refused, Verified, name_of, verify_submission
@@ -28,9 +28,8 @@ from protocol import limits
 from protocol.errors import ProtocolError
 from protocol.keys import Signer, b64
 from protocol.parse import decode
-from protocol.policy import Facts, Outcome
+from protocol.policy import Facts
 from protocol.reasons import Reason
-from protocol.registry import Member
 from protocol.statements import (
     BROKER,
     Delivery,
@@ -74,7 +73,7 @@ class Work:
     """Reports by (outcome, reason)."""
     replays: int = 0
     links: int = 0
-    answers: Answers = field(default_factory=Answers)
+    answers: Confirmed = field(default_factory=Confirmed)
     log: list[dict[str, Any]] = field(default_factory=list)
     """One entry a decided submission: ids, outcomes, sizes."""
 
@@ -221,8 +220,8 @@ class Ingest:
                 refused.append(self._refuse(connection, result, item, now, work))
         known = ledger.recall(connection, verified)
 
-        def ask(facts: Facts, member: Member) -> Outcome:
-            return state.ask(facts, member, now)
+        def ask(facts: Facts, origin: str) -> Answers:
+            return state.ask_all(facts, origin, now)
 
         decided: list[ledger.DecidedSubmission] = []
         for submission in verified:
@@ -390,7 +389,9 @@ class Ingest:
             work.outgoing += pack_statements(origin, Kind.CONFIRMED, signed)
         self._show_confirmations(connection, answers, state, now)
 
-    def _show_confirmations(self, connection: Connection, answers: Answers, state: RegionState, now: datetime) -> None:
+    def _show_confirmations(
+        self, connection: Connection, answers: Confirmed, state: RegionState, now: datetime
+    ) -> None:
         """The coordinator follows acknowledgements of the reports that it was granted, and of no others."""
         coordinator = state.registry.coordinator()
         if coordinator is None:
@@ -403,7 +404,7 @@ class Ingest:
                 rows.append(
                     {
                         "kind": "confirmation",
-                        "at": ledger.milliseconds(now),
+                        "at": store.milliseconds(now),
                         "report": None,
                         "data": msgspec.json.encode(data),
                     }
@@ -416,7 +417,7 @@ class Ingest:
             store.quarantine,
             [
                 {
-                    "at": ledger.milliseconds(now),
+                    "at": store.milliseconds(now),
                     "member": item.member,
                     "kind": item.kind[:24],
                     "reason": error.reason.value,

@@ -28,11 +28,6 @@ _grants_decoder: Final = msgspec.msgpack.Decoder(dict[str, tuple[int, int]])
 _pack: Final = msgspec.msgpack.Encoder().encode
 
 
-def milliseconds(at: datetime) -> int:
-    """A time as the ledger keeps it."""
-    return int(at.timestamp() * 1000)
-
-
 def unpack_grants(data: bytes) -> dict[str, tuple[int, int]]:
     """Grants from the ledger: masks per member."""
     return _grants_decoder.decode(data)
@@ -97,7 +92,15 @@ def _exception_row(now: int, member: str, submission: str, decision: NotAccepted
     }
 
 
-def _report_row(accepted: Accepted, submission: int, now: int) -> store.Row:
+def _packed(grants: Mapping[str, tuple[int, int]], memory: dict[int, bytes]) -> bytes:
+    """Reports with the same facts share their grants: packed once a batch."""
+    found = memory.get(id(grants))
+    if found is None:
+        found = memory[id(grants)] = _pack(dict(grants))
+    return found
+
+
+def _report_row(accepted: Accepted, submission: int, now: int, memory: dict[int, bytes]) -> store.Row:
     header = accepted.report.header
     return {
         "digest": accepted.report.digest,
@@ -109,9 +112,9 @@ def _report_row(accepted: Accepted, submission: int, now: int) -> store.Row:
         "fingerprint": header.fingerprint,
         "phase": header.phase,
         "rsit": header.rsit[0].class_,
-        "happened_at": milliseconds(accepted.happened_at),
+        "happened_at": store.milliseconds(accepted.happened_at),
         "received_at": now,
-        "grants": _pack(accepted.grants),
+        "grants": _packed(accepted.grants, memory),
     }
 
 
@@ -126,7 +129,7 @@ def record(
     Args:
         refused: submissions refused as a whole, each with the key under which a repetition finds it and its receipt.
     """
-    at = milliseconds(now)
+    at = store.milliseconds(now)
     rows: list[store.Row] = [
         {
             "digest": item.verified.digest,
@@ -158,9 +161,9 @@ def record(
                 accepted.append((decision, number))
             else:
                 exceptions.append(_exception_row(at, item.verified.member, item.verified.digest, decision))
-    seqs = store.add_numbered(
-        connection, store.reports, [_report_row(item, number, at) for item, number in accepted], "seq"
-    )
+    memory: dict[int, bytes] = {}
+    rows = [_report_row(item, number, at, memory) for item, number in accepted]
+    seqs = store.add_numbered(connection, store.reports, rows, "seq")
     store.add(connection, store.exceptions, exceptions)
     committed = Committed({item.report.digest: seq for (item, _), seq in zip(accepted, seqs, strict=True)})
     _link(connection, [item for item, _ in accepted], committed, at)
@@ -213,7 +216,7 @@ def record_deliveries(
     connection: Connection, planned: Sequence[tuple[str, Sequence[Entry]]], now: datetime, retry_ms: int
 ) -> list[int]:
     """Pending deliveries, as (member, entries), due again after that long; returns their numbers."""
-    at = milliseconds(now)
+    at = store.milliseconds(now)
     rows = [
         {
             "member": member,
@@ -253,7 +256,7 @@ def feed_rows(
     coordinator: str, accepted: Iterable[tuple[Accepted, int]], links: Sequence[Link], now: datetime
 ) -> list[store.Row]:
     """What the coordinator may see of this batch, and nothing about the rest: not even that it exists."""
-    at = milliseconds(now)
+    at = store.milliseconds(now)
     rows: list[store.Row] = [
         {"kind": "report", "at": at, "report": seq, "data": _pack(grant)}
         for item, seq in accepted

@@ -11,7 +11,7 @@ broken one leaves the last good state in force and is reported. Every answer is 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -27,9 +27,24 @@ from protocol.policy import Facts, Outcome, Policy, PolicyBook, evaluate, explai
 from protocol.registry import Member, Region, Registry, as_recipient
 from protocol.statements import Decision
 
-_ANSWERS: Final = 50_000
+_ANSWERS: Final = 20_000
 """Remembered answers: a bound on memory; beyond it, remembering starts afresh."""
 EXAMPLES: Final = ".examples.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The policy's answers for everybody but the origin, to reports with the same facts."""
+
+    outcomes: Mapping[str, Outcome]
+    grants: Mapping[str, tuple[int, int]]
+    """Masks (exact, coarse) per member that gets the report."""
+
+
+def answers_of(outcomes: Mapping[str, Outcome]) -> Answers:
+    """Outcomes with the grants that they hold."""
+    grants = {name: (outcome.exact, outcome.coarse) for name, outcome in outcomes.items() if outcome.granted}
+    return Answers(outcomes, grants)
 
 
 @dataclass(slots=True)
@@ -38,21 +53,26 @@ class RegionState:
 
     registry: Registry
     book: PolicyBook
-    _answers: dict[tuple[Facts, str], Outcome] = field(default_factory=dict)
+    _answers: dict[tuple[Facts, str], Answers] = field(default_factory=dict)
     _until: datetime | None = None
     _reasons: dict[tuple[int, int, int], tuple[Outcome, Decision]] = field(default_factory=dict)
 
     def ask(self, facts: Facts, member: Member, now: datetime) -> Outcome:
         """The policy's answer for one recipient at this time."""
+        return evaluate(facts, as_recipient(member), self.book, now, self.registry.circles)
+
+    def ask_all(self, facts: Facts, origin: str, now: datetime) -> Answers:
+        """The policy's answers at this time for every recipient but the member that filed the report."""
         if self._until is not None and now >= self._until:
             self._answers.clear()
         if not self._answers:
             changes = (self.book.next_change(now), self.registry.circles.next_change(now))
             self._until = min((time for time in changes if time is not None), default=None)
-        key = (facts, member.id)
+        key = (facts, origin)
         found = self._answers.get(key) if facts.expires_at is None else None
         if found is None:
-            found = evaluate(facts, as_recipient(member), self.book, now, self.registry.circles)
+            others = [member for member in self.registry.recipients() if member.id != origin]
+            found = answers_of({member.id: self.ask(facts, member, now) for member in others})
             if facts.expires_at is None:
                 if len(self._answers) >= _ANSWERS:
                     self._answers.clear()

@@ -15,7 +15,6 @@ import msgspec
 from msgspec import Struct
 
 from broker import store
-from broker.ledger import milliseconds
 from protocol.errors import ProtocolError
 from protocol.parse import decode
 from protocol.policy import Policy
@@ -63,7 +62,7 @@ def take(ledger_store: store.Store, member: str, data: bytes, registry: Registry
             return None
         check_next(policy, [open_published(row.jws.decode("ascii"), registry, now).policy for row in rows], now)
         row = {
-            "at": milliseconds(now),
+            "at": store.milliseconds(now),
             "jurisdiction": policy.jurisdiction,
             "version": policy.version,
             "member": member,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -184,6 +185,11 @@ quarantine = Table(
 )
 
 Row = dict[str, Any]
+
+
+def milliseconds(at: datetime) -> int:
+    """A time as the ledger keeps it."""
+    return int(at.timestamp() * 1000)
 
 
 def open_engine(url: str) -> Engine:
