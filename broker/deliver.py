@@ -16,7 +16,7 @@ from broker import store
 from broker.decide import narrow
 from broker.ingest import Outgoing, delivery_message, pack_statements
 from broker.members import RegionState
-from broker.route import Entry, Granted, Planned, Routed, granted_report, pack_entries, plan, unpack_entries
+from broker.route import Entry, Granted, Routed, granted_report, pack_entries, plan, unpack_entries
 from broker.store import Connection
 from broker.verify import as_refusal
 from protocol.envelope import SignedReport, open_envelope
@@ -157,10 +157,7 @@ class Redelivery:
             return
         planned = plan(routed, [member.id])
         # What once fitted one message still does: restricting only ever makes it smaller.
-        items = planned[0]
-        found.outgoing.append(
-            delivery_message(row.id, Planned(items.member, items.items, items.entries), self._signer, now)
-        )
+        found.outgoing.append(delivery_message(row.id, planned[0], self._signer, now))
         store.set_delivery(connection, row.id, next_attempt_at=at + backoff_ms(self._first, row.attempts))
 
     def _rebuild(

@@ -37,7 +37,6 @@ from protocol.statements import (
     Receipt,
     ReportReceipt,
     encode_delivery,
-    items_digest,
     sign_statement,
 )
 from protocol.statements import Decision as ReceiptDecision
@@ -139,7 +138,7 @@ def delivery_message(number: int, planned: Planned, signer: Signer, now: datetim
         aud=planned.member,
         id=number,
         sent_at=now,
-        items=items_digest(planned.items),
+        items=planned.digest,
         reports=len(planned.entries),
     )
     data = encode_delivery(sign_statement(statement, signer), planned.items)

@@ -15,7 +15,7 @@ import msgspec
 
 from protocol.envelope import SignedReport, present, release
 from protocol.policy import HEADER
-from protocol.statements import DeliveryItem, encode_items
+from protocol.statements import DeliveryItem, encode_items, items_digest
 
 DELIVERY_BYTES: Final = 900_000
 """Items of one delivery message; with its statement it stays far below the bus's limit."""
@@ -58,6 +58,8 @@ class Planned:
 
     member: str
     items: bytes
+    digest: str
+    """Of the items, as the statement names them."""
     entries: tuple[Entry, ...]
 
 
@@ -71,7 +73,7 @@ class _Cutter:
     def __init__(self, batch: Sequence[Routed]) -> None:
         self._batch = batch
         self._items: dict[Cut, DeliveryItem] = {}
-        self._encoded: dict[tuple[Cut, ...], bytes] = {}
+        self._encoded: dict[tuple[Cut, ...], tuple[bytes, str]] = {}
 
     def item(self, cut: Cut) -> DeliveryItem:
         found = self._items.get(cut)
@@ -83,10 +85,11 @@ class _Cutter:
             self._items[cut] = found
         return found
 
-    def encode(self, cuts: tuple[Cut, ...]) -> bytes:
+    def encode(self, cuts: tuple[Cut, ...]) -> tuple[bytes, str]:
         found = self._encoded.get(cuts)
         if found is None:
-            found = self._encoded[cuts] = encode_items([self.item(cut) for cut in cuts])
+            data = encode_items([self.item(cut) for cut in cuts])
+            found = self._encoded[cuts] = (data, items_digest(data))
         return found
 
 
@@ -127,7 +130,7 @@ def plan(batch: Sequence[Routed], members: Iterable[str]) -> list[Planned]:
     """
     cutter = _Cutter(batch)
     return [
-        Planned(member, cutter.encode(cuts), tuple(entry for _, entries in cuts for entry in entries))
+        Planned(member, *cutter.encode(cuts), tuple(entry for _, entries in cuts for entry in entries))
         for member in members
         for cuts in _messages(_cuts(batch, member), cutter)
     ]

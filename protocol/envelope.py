@@ -194,11 +194,9 @@ class _Pool:
     def __init__(self, texts: list[str]) -> None:
         self._texts: dict[str, str] = {}
         self._named: set[str] = set()
-        for text in texts:
-            digest = disclosure_digest(text)
-            if digest in self._texts:
-                raise ProtocolError(Reason.DISCLOSURE_DUPLICATE, "$", "a disclosure is there twice")
-            self._texts[digest] = text
+        self._texts.update(zip(map(disclosure_digest, texts), texts, strict=True))
+        if len(self._texts) < len(texts):
+            raise ProtocolError(Reason.DISCLOSURE_DUPLICATE, "$", "a disclosure is there twice")
 
     def take(self, digest: object) -> tuple[str, list[Any]] | None:
         """The disclosure behind a digest, decoded; None if it is withheld here."""
