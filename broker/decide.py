@@ -3,7 +3,7 @@
 Rules, in order; the first that applies decides:
 
  1 the envelope says so already (a report that is malformed alone)
- 2 drill traffic, a wrong origin, a clock ahead of ours, named recipients that do not exist: rejected
+ 2 drill traffic, a wrong origin, a clock ahead of ours, named recipients that do not exist, a broken seal: rejected
  3 the same signed report again, in whatever envelope: duplicate
  4 the report id or the incident id belongs to another member: rejected (nobody takes over another's report)
  5 the same id and revision with other content: rejected (revision conflict)
@@ -30,7 +30,9 @@ from protocol.policy import HEADER, Facts, GateResult, Outcome, facts_of
 from protocol.reasons import Reason
 from protocol.registry import Member, Registry
 from protocol.report import COARSE_UNITS, Header
+from protocol.sealing import SealedBox, check_box
 from protocol.statements import Refusal
+from protocol.submission import box_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class Accepted:
     happened_at: datetime
     grants: Mapping[str, tuple[int, int]]
     """Masks (exact, coarse) per member that gets the report."""
+    box: SealedBox | None = None
+    """What of a sealed report its recipients get, unreadable here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +133,24 @@ def _withdrawal(outcome: Outcome, had_it: bool) -> Outcome:
     return Outcome(0, 0, (shut,))
 
 
-def _ask_all(report: SignedReport, member: str, known: Known, ask: Ask) -> Answers:
+def _sealed(answers: Answers, box: SealedBox) -> Answers:
+    """A sealed report can only go to those to whom it is sealed; the masks are in the box, out of our reach."""
+    readers = set(box.members())
+    shut = GateResult("marking", "report", 0, 0, (), (), Reason.NOT_SEALED_TO_ME)
+
+    def narrowed(name: str, outcome: Outcome) -> Outcome:
+        if not outcome.granted:
+            return outcome
+        return Outcome(HEADER, 0, outcome.gates) if name in readers else Outcome(0, 0, (shut,))
+
+    return answers_of({name: narrowed(name, outcome) for name, outcome in answers.outcomes.items()})
+
+
+def _ask_all(report: SignedReport, member: str, known: Known, ask: Ask, box: SealedBox | None) -> Answers:
     """Rule 7."""
     answers = ask(facts_of(report.header), member)
+    if box is not None:
+        answers = _sealed(answers, box)
     if report.header.phase == "withdrawn":
         earlier = known.by_id.get(report.header.report_id.bytes, ())
         had = {name for item in earlier for name in item.grants}
@@ -140,7 +159,13 @@ def _ask_all(report: SignedReport, member: str, known: Known, ask: Ask) -> Answe
 
 
 def decide_report(
-    report: SignedReport | RefusedReport, member: Member, registry: Registry, known: Known, ask: Ask, now: datetime
+    report: SignedReport | RefusedReport,
+    member: Member,
+    registry: Registry,
+    known: Known,
+    ask: Ask,
+    now: datetime,
+    boxes: Mapping[str, SealedBox],
 ) -> Decision:
     """Decide one report, and remember it in `known` if it is accepted."""
     if isinstance(report, RefusedReport):
@@ -148,6 +173,9 @@ def decide_report(
     header = report.header
     try:
         _check(header, member, registry, now)
+        box = box_of(report, boxes)
+        if box is not None:
+            check_box(box, header, lambda name: registry.member(name).sealing_keys, now)
         if report.digest in known.digests:
             refusal = Refusal(reason=Reason.DUPLICATE_CONTENT.value, detail="this very report is in the ledger")
             return NotAccepted(report.digest, "duplicate", refusal, header, report.digest)
@@ -159,9 +187,9 @@ def decide_report(
     if twin is not None and fresh:
         refusal = Refusal(reason=Reason.DUPLICATE_CONTENT.value, path="$.body", detail="same content under a new id")
         return NotAccepted(report.digest, "duplicate", refusal, header, twin.digest)
-    answers = _ask_all(report, member.id, known, ask)
+    answers = _ask_all(report, member.id, known, ask, box)
     accepted = Accepted(
-        report, member.id, answers.outcomes, identifiers_of(report), happened_at(report), answers.grants
+        report, member.id, answers.outcomes, identifiers_of(report), happened_at(report), answers.grants, box
     )
     known.learn(
         KnownReport(
@@ -180,7 +208,10 @@ def decide_report(
 def decide(submission: Verified, registry: Registry, known: Known, ask: Ask, now: datetime) -> list[Decision]:
     """Decide all reports of one verified submission, in the order of its envelope."""
     member = registry.member(submission.member)
-    return [decide_report(report, member, registry, known, ask, now) for report in submission.envelope.reports]
+    return [
+        decide_report(report, member, registry, known, ask, now, submission.boxes)
+        for report in submission.envelope.reports
+    ]
 
 
 def as_side(accepted: Accepted, seq: int) -> Side:

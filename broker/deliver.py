@@ -27,6 +27,7 @@ from protocol.reasons import Reason
 from protocol.registry import Member
 from protocol.statements import BROKER, Refusal, Stopped, sign_statement
 from protocol.subjects import Kind
+from protocol.submission import box_of, read_boxes, split_submission
 
 RETRY_MOST_MS: Final = 15 * 60_000
 ASLEEP_MS: Final = 60_000
@@ -178,7 +179,9 @@ class Redelivery:
         for rows in by_submission.values():
             received_at = datetime.fromtimestamp(rows[0].received_at / 1000, now.tzinfo)
             try:
-                envelope = open_envelope(rows[0].message, state.registry.keys.find, received_at)
+                sd_jwt, parts = split_submission(rows[0].message)
+                envelope = open_envelope(sd_jwt, state.registry.keys.find, received_at)
+                boxes = read_boxes(parts)
             except ProtocolError as exc:
                 found.stopped += [Stop(member.id, row.origin, row.digest, as_refusal(exc)) for row in rows]
                 continue
@@ -193,7 +196,7 @@ class Redelivery:
                     if not masks[0] & HEADER:
                         found.stopped.append(Stop(member.id, row.origin, row.digest, _why(outcome)))
                         continue
-                chosen.append(granted_report(row.seq, report, {member.id: masks}))
+                chosen.append(granted_report(row.seq, report, {member.id: masks}, box_of(report, boxes)))
                 kept.append((row.seq, *masks))
             if chosen:
                 routed.append(Routed(envelope.jws, received_at, chosen))

@@ -21,6 +21,7 @@ from broker.store import Connection
 from protocol.envelope import SignedReport, open_envelope, present, release
 from protocol.errors import ProtocolError
 from protocol.policy import HEADER, facts_of
+from protocol.submission import split_submission
 
 _grant: Final = msgspec.msgpack.Decoder(tuple[int, int])
 
@@ -77,7 +78,7 @@ class Feed:
         message = stored[0]
         received_at = datetime.fromtimestamp(message.received_at / 1000, UTC)
         try:
-            envelope = open_envelope(message.message, state.registry.keys.find, received_at)
+            envelope = open_envelope(split_submission(message.message)[0], state.registry.keys.find, received_at)
             report = next(
                 item for item in envelope.reports if isinstance(item, SignedReport) and item.digest == message.digest
             )

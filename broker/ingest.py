@@ -316,7 +316,9 @@ class Ingest:
                 item.verified.envelope.jws,
                 now,
                 [
-                    granted_report(committed.seqs[decision.report.digest], decision.report, decision.grants)
+                    granted_report(
+                        committed.seqs[decision.report.digest], decision.report, decision.grants, decision.box
+                    )
                     for decision in item.decisions
                     if isinstance(decision, Accepted)
                 ],

@@ -15,6 +15,7 @@ import msgspec
 
 from protocol.envelope import SignedReport, present, release
 from protocol.policy import HEADER
+from protocol.sealing import SealedBox, trim
 from protocol.statements import DeliveryItem, encode_items, items_digest
 
 DELIVERY_BYTES: Final = 900_000
@@ -31,12 +32,15 @@ class Granted:
     grants: Mapping[str, Sequence[int]]
     held: tuple[int, int]
     """The units that the report has: exact with the header, coarse."""
+    box: SealedBox | None
 
 
-def granted_report(seq: int, report: SignedReport, grants: Mapping[str, Sequence[int]]) -> Granted:
+def granted_report(
+    seq: int, report: SignedReport, grants: Mapping[str, Sequence[int]], box: SealedBox | None
+) -> Granted:
     """A report ready to be routed."""
     exact, coarse = report.units()
-    return Granted(seq, report, grants, (exact | HEADER, coarse))
+    return Granted(seq, report, grants, (exact | HEADER, coarse), box)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,8 @@ class Planned:
     entries: tuple[Entry, ...]
 
 
-Cut = tuple[int, tuple[Entry, ...]]
-"""(index of the submission in the batch, what is granted of it): equal cuts have equal bytes."""
+Cut = tuple[int, tuple[Entry, ...], str]
+"""(index of the submission in the batch, what is granted of it, whose part of its boxes): equal cuts, equal bytes."""
 
 
 class _Cutter:
@@ -79,9 +83,14 @@ class _Cutter:
         found = self._items.get(cut)
         if found is None:
             routed = self._batch[cut[0]]
-            reports = {granted.seq: granted.report for granted in routed.reports}
-            parts = [release(reports[seq], exact, coarse) for seq, exact, coarse in cut[1]]
-            found = DeliveryItem(sd_jwt=present(routed.jws, parts), received_at=routed.received_at)
+            reports = {granted.seq: granted for granted in routed.reports}
+            parts = [release(reports[seq].report, exact, coarse) for seq, exact, coarse in cut[1]]
+            boxes = [box for seq, _, _ in cut[1] if (box := reports[seq].box) is not None]
+            found = DeliveryItem(
+                sd_jwt=present(routed.jws, parts),
+                received_at=routed.received_at,
+                boxes=[trim(box, [cut[2]]).encode().decode("ascii") for box in boxes],
+            )
             self._items[cut] = found
         return found
 
@@ -102,7 +111,8 @@ def _cuts(batch: Sequence[Routed], member: str) -> Iterator[Cut]:
             if member in granted.grants
         )
         if entries:
-            yield number, entries
+            sealed = any(granted.box is not None and member in granted.grants for granted in routed.reports)
+            yield number, entries, member if sealed else ""
 
 
 def _messages(cuts: Iterable[Cut], cutter: _Cutter) -> Iterator[tuple[Cut, ...]]:
@@ -110,7 +120,8 @@ def _messages(cuts: Iterable[Cut], cutter: _Cutter) -> Iterator[tuple[Cut, ...]]
     group: list[Cut] = []
     size = count = 0
     for cut in cuts:
-        length = len(cutter.item(cut).sd_jwt)
+        item = cutter.item(cut)
+        length = len(item.sd_jwt) + sum(map(len, item.boxes))
         if group and (size + length > DELIVERY_BYTES or count + len(cut[1]) > DELIVERY_REPORTS):
             yield tuple(group)
             group, size, count = [], 0, 0
@@ -130,7 +141,7 @@ def plan(batch: Sequence[Routed], members: Iterable[str]) -> list[Planned]:
     """
     cutter = _Cutter(batch)
     return [
-        Planned(member, *cutter.encode(cuts), tuple(entry for _, entries in cuts for entry in entries))
+        Planned(member, *cutter.encode(cuts), tuple(entry for _, entries, _ in cuts for entry in entries))
         for member in members
         for cuts in _messages(_cuts(batch, member), cutter)
     ]

@@ -8,15 +8,18 @@ read. Never raises for what a peer sent.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from protocol.envelope import Envelope, jws_digest, open_envelope
+from protocol.envelope import Envelope, SignedReport, jws_digest, open_envelope
 from protocol.errors import ProtocolError
 from protocol.keys import b64
 from protocol.reasons import Reason
 from protocol.registry import Registry
+from protocol.sealing import SealedBox
 from protocol.statements import Refusal
+from protocol.submission import read_boxes, split_submission
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,8 @@ class Verified:
     member: str
     message: bytes
     envelope: Envelope
+    boxes: Mapping[str, SealedBox] = field(default_factory=dict)
+    """By the digest that the header of a sealed report names."""
 
     @property
     def digest(self) -> str:
@@ -66,9 +71,14 @@ def verify_submission(member: str, message: bytes, registry: Registry, received_
     """
     try:
         registry.submitter(member)
-        envelope = open_envelope(message, registry.keys.find, received_at)
+        sd_jwt, parts = split_submission(message)
+        envelope = open_envelope(sd_jwt, registry.keys.find, received_at)
         if envelope.issuer != member:
             raise ProtocolError(Reason.WRONG_MEMBER, "$.iss", "signed by another member than the one who sent it")
+        boxes = read_boxes(parts)
+        named = {report.header.sealed for report in envelope.reports if isinstance(report, SignedReport)}
+        if not named.issuperset(boxes):
+            raise ProtocolError(Reason.SEAL_BROKEN, "$", "a box that no signed header names")
     except ProtocolError as exc:
         return Refused(member, message, name_of(message), as_refusal(exc))
-    return Verified(member, message, envelope)
+    return Verified(member, message, envelope, boxes)

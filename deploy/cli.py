@@ -1,8 +1,8 @@
-"""The `kentongan` command: nodes, brokers and the demonstration.
+"""The `kentongan` command: nodes, brokers, sharing policies and the demonstration.
 
-Exit codes: 0 done; 2 the operator must change something (one line says what); 70 a bug, after which a restart recovers
-from what is on disk. Logs are JSON lines on standard error; a bug is logged by type and place, never with its values,
-since those could be report content.
+Exit codes: 0 done; 1 a policy has errors or fails its examples; 2 the operator must change something (one line says
+what); 70 a bug, after which a restart recovers from what is on disk. Logs are JSON lines on standard error; a bug is
+logged by type and place, never with its values, since those could be report content.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 import broker.cli
+import deploy.policy.cli
 import node.cli
 from protocol.errors import ConfigError, Transient
 
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     node.cli.add_parser(commands)
     broker.cli.add_parser(commands)
+    deploy.policy.cli.add_parser(commands)
     demo = commands.add_parser("demo", help="a whole region on this machine, with real incidents")
     demo.add_argument("--keep", action="store_true", help="leave it running and print where it listens")
     demo.add_argument("--data", help="directory for everything it writes (default: a temporary one)")

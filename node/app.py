@@ -44,6 +44,7 @@ from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.invitation import load_invitation
 from protocol.keys import SigningKey, read_secret
 from protocol.policy import Policy, PolicyBook, load_policy
+from protocol.sealing import SealingKey
 
 log = structlog.get_logger()
 Dial = Callable[[Callable[[str], None]], Awaitable[Link]]
@@ -264,6 +265,7 @@ def _open_core(config: Config, now: Callable[[], datetime], rand: Callable[[int]
             now=now,
             rand=rand,
             backlog=config.backlog,
+            sealing_keys=[SealingKey.load(path) for path in sorted(config.keys.glob(files.SEALING_KEYS))],
         )
         core.adopt(policy, config.policy.name)
         yield core

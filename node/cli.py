@@ -22,6 +22,7 @@ from node.config import (
     FINGERPRINT_KEY,
     NATS_CREDS,
     NATS_SEED,
+    SEALING_KEY,
     SIGNING_KEY,
     encode_toml_string,
     find_config,
@@ -34,6 +35,7 @@ from protocol.invitation import load_invitation, save_invitation
 from protocol.keys import SigningKey, read_secret, write_secret
 from protocol.parse import convert
 from protocol.registry import Member
+from protocol.sealing import SealingKey
 
 KEY_LIFE: Final = timedelta(days=365)
 MEMBER_FILE: Final = "member.json"
@@ -163,11 +165,13 @@ def _init(place: Path, member_id: str, jurisdiction: str | None, name: str | Non
     seed = natsauth.create_seed(natsauth.Role.USER, secrets.token_bytes(natsauth.SEED_ENTROPY))
     # A clock that runs a little ahead here must not make the key invalid there.
     record = key.record(now - timedelta(hours=1), now + KEY_LIFE)
+    sealing = SealingKey.generate()
     document = {
         "id": member_id,
         "jurisdiction": jurisdiction,
         "name": name,
         "keys": [msgspec.to_builtins(record)],
+        "sealing_keys": [msgspec.to_builtins(sealing.record(record.not_before, record.not_after))],
         "transport": natsauth.public_of(seed, natsauth.Role.USER),
     }
     try:
@@ -177,6 +181,7 @@ def _init(place: Path, member_id: str, jurisdiction: str | None, name: str | Non
     place.mkdir(parents=True, exist_ok=True)
     token = secrets.token_urlsafe(32)
     key.save(place / "keys" / SIGNING_KEY)
+    sealing.save(place / "keys" / SEALING_KEY)
     write_secret(place / "keys" / NATS_SEED, seed.encode("ascii"))
     write_secret(place / "keys" / FINGERPRINT_KEY, secrets.token_bytes(32))
     texts = {

@@ -22,6 +22,9 @@ from protocol.report import Jurisdiction, Line
 DEFAULT_PORT: Final = 8440
 FILE: Final = "node.toml"
 SIGNING_KEY: Final = "signing.pem"
+SEALING_KEY: Final = "sealing.json"
+SEALING_KEYS: Final = "sealing*.json"
+"""All of them open what was sealed to them; old ones stay for what is still on its way."""
 FINGERPRINT_KEY: Final = "fingerprint.key"
 NATS_SEED: Final = "nats.seed"
 NATS_CREDS: Final = "nats.creds"

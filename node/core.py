@@ -32,6 +32,7 @@ from protocol.policy import Policy, PolicyBook
 from protocol.published import TYP as POLICY_TYP
 from protocol.published import Published, check_next, open_published, publish
 from protocol.reasons import Reason
+from protocol.sealing import SealingKey
 from protocol.statements import Confirmation
 
 IDEMPOTENCY_KEPT: Final = timedelta(days=30)
@@ -80,6 +81,7 @@ class NodeCore:
         now: the clock, aware UTC.
         rand: returns that many random bytes.
         backlog: reports that may wait for the broker before new ones are refused.
+        sealing_keys: all private keys to which something may have been sealed, old ones included.
     """
 
     def __init__(
@@ -95,7 +97,9 @@ class NodeCore:
         now: Callable[[], datetime],
         rand: Rand,
         backlog: int = 200_000,
+        sealing_keys: Sequence[SealingKey] = (),
     ) -> None:
+        self._sealing_keys = tuple(sealing_keys)
         self.member = member
         self.jurisdiction = jurisdiction
         self.store = store
@@ -257,7 +261,8 @@ class NodeCore:
     def open(self, messages: Sequence[Message], *, region_is_fresh: bool = False) -> Opened:
         """Verify bus messages; see `open_messages`. Pure: may run on any thread."""
         trust = self.trust
-        bench = Bench(self.member, self.jurisdiction, trust.registry, trust.broker_keys, self.book, self._now())
+        region = (trust.registry, trust.broker_keys)
+        bench = Bench(self.member, self.jurisdiction, *region, self.book, self._now(), self._sealing_keys)
         return open_messages(messages, bench, region_is_fresh=region_is_fresh)
 
     def take_in(self, opened: Opened) -> TakenIn:

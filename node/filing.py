@@ -119,7 +119,10 @@ class Round:
         full = len(self._pending) >= limits.REPORTS_PER_SUBMISSION or self._size + len(item.content) > ENVELOPE_CONTENT
         if self._pending and full:
             self._sign()
-        sheet = self._desk.write(item, found, self._book, self._registry, self._now)
+        try:
+            sheet = self._desk.write(item, found, self._book, self._registry, self._now)
+        except ProtocolError as exc:
+            return exc
         self._shelf.add(sheet.known)
         self._pending.append(sheet)
         self._size += len(item.content)

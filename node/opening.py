@@ -7,7 +7,7 @@ does not let in is dropped here and explained. Pure: keys, policy and the clock'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -32,6 +32,7 @@ from protocol.parse import decode
 from protocol.policy import HEADER, GateResult, Outcome, PolicyBook, Withheld, explain, facts_of, import_gate
 from protocol.reasons import Reason
 from protocol.registry import Registry
+from protocol.sealing import SealingKey, open_sealed, parse_box
 from protocol.statements import (
     Confirmation,
     Delivery,
@@ -65,6 +66,7 @@ class Bench:
     broker_keys: KeyRing
     book: PolicyBook
     now: datetime
+    sealing_keys: Sequence[SealingKey] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,13 +226,37 @@ def _open_item(item: DeliveryItem, bench: Bench) -> list[Arrival | Turned]:
     origin = bench.registry.member(envelope.issuer)
     if origin.id == bench.member:
         raise ProtocolError(Reason.OWN_REPORT, "$.iss", "this member's own report came back as another's")
+    boxes = {parse_box(text.encode("utf-8")).digest(): text.encode("utf-8") for text in item.boxes}
     found: list[Arrival | Turned] = []
     for report in envelope.reports:
         if isinstance(report, RefusedReport):
             found.append(Turned(report.digest, origin.id, _as_refusal(report.error)))
-        else:
-            found.append(_judge(report, origin.id, origin.jurisdiction, envelope.jws, item.received_at, bench))
+            continue
+        try:
+            opened = _unsealed(report, envelope.jws, boxes, item.received_at, bench)
+        except ProtocolError as exc:
+            ids = (str(report.header.report_id), report.header.revision)
+            found.append(Turned(report.digest, origin.id, _as_refusal(exc), *ids))
+            continue
+        found.append(_judge(opened, origin.id, origin.jurisdiction, envelope.jws, item.received_at, bench))
     return found
+
+
+def _unsealed(
+    report: SignedReport, jws: str, boxes: Mapping[str, bytes], received_at: datetime, bench: Bench
+) -> SignedReport:
+    """A sealed report with what was sealed to this member, proven by the origin's signature like any other."""
+    if not report.header.sealed:
+        return report
+    box = boxes.get(report.header.sealed)
+    if box is None:
+        raise ProtocolError(Reason.SEAL_BROKEN, "$.sealed", "the box that the signed header names is not here")
+    texts = open_sealed(box, report, bench.member, bench.sealing_keys)
+    shown = present(jws, [[report.header_text, *texts]])
+    (opened,) = open_envelope(shown, bench.registry.keys.find, received_at).reports
+    if isinstance(opened, RefusedReport):
+        raise opened.error
+    return opened
 
 
 def _judge(

@@ -6,7 +6,7 @@ whose header nobody may have stays here, though it is signed; a message is below
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -23,10 +23,22 @@ from protocol.envelope import Rand, SignedReport, leave, present
 from protocol.errors import ProtocolError
 from protocol.issuing import issue
 from protocol.keys import Signer
-from protocol.policy import HEADER, Facts, GateResult, Outcome, PolicyBook, explain, facts_of, leaving_gate
+from protocol.policy import (
+    HEADER,
+    Facts,
+    GateResult,
+    Outcome,
+    PolicyBook,
+    ask_side,
+    explain,
+    facts_of,
+    leaving_gate,
+)
 from protocol.reasons import Reason
 from protocol.registry import Registry
 from protocol.report import SCHEMA, Filing, Header, Origin, Report
+from protocol.sealing import Sealer, SealTo, choose_key
+from protocol.submission import join_submission
 
 _IDENTITY: Final = frozenset({"report_id", "incident_id", "revision", "body"})
 _SAID: Final = tuple(name for name in Filing.__struct_fields__ if name not in _IDENTITY)
@@ -65,6 +77,8 @@ class Sheet:
     draft: Draft
     report: Report
     allowance: Allowance
+    seal_to: Mapping[str, SealTo] | None = None
+    """For a report that is sealed: to whom, and what of it; None for one that the broker may read."""
     signed: SignedReport | None = None
     held_back: bytes | None = None
     """As JSON, why some of it leaves for nobody; None if all of it does."""
@@ -113,7 +127,11 @@ class Desk:
         self._memory: _Memory | None = None
 
     def write(self, draft: Draft, fresh: Fresh, book: PolicyBook, registry: Registry, now: datetime) -> Sheet:
-        """Give a filing its header, and find out what of it may leave."""
+        """Give a filing its header, and find out what of it may leave, and to whom it must be sealed.
+
+        Raises:
+            ProtocolError: a recipient of a report that must be sealed has no key to seal it to.
+        """
         filing = draft.filing
         report_id = fresh.report_id or str(uuid7(now, self._rand))
         incident_id = fresh.incident_id or str(uuid7(now, self._rand))
@@ -134,24 +152,61 @@ class Desk:
             answer = self._ask(facts_of(header), book, registry, now)
             kept = not answer.gate.exact & HEADER
         known = Known(report_id, fresh.revision, incident_id, draft.content_hash, kept)
-        return Sheet(known, draft, Report(header=header, body=filing.body), answer)
+        sheet = Sheet(known, draft, Report(header=header, body=filing.body), answer)
+        if header.marking.tlp == "RED" and filing.phase != "withdrawn" and not kept:
+            sheet.seal_to = self._seal_to(facts_of(header), book, registry, now)
+        return sheet
+
+    def _seal_to(self, facts: Facts, book: PolicyBook, registry: Registry, now: datetime) -> dict[str, SealTo]:
+        """TLP:RED is for the named recipients' eyes only: what the own export policy grants each of them, sealed."""
+        policy = book.at(facts.origin, now)
+        if isinstance(policy, Reason):
+            return {}
+        named = list(facts.recipients or ())
+        to: dict[str, SealTo] = {}
+        for member in registry.recipients():
+            reads = member.status == "active" and "recipient" in member.roles and member.id != self._origin.member
+            if not reads or member.jurisdiction not in named:
+                continue
+            agreements = registry.circles.between(facts.origin, member.jurisdiction, now)
+            answer = ask_side(policy.export, member.jurisdiction, facts, agreements)
+            if answer.exact & HEADER:
+                try:
+                    key = choose_key(member.id, member.sealing_keys, now)
+                except ProtocolError as exc:
+                    at = f"$.marking.recipients[{named.index(member.jurisdiction)}]"
+                    raise ProtocolError(exc.reason, at, exc.detail) from exc
+                to[member.id] = SealTo(key, answer.exact, answer.coarse)
+        return to
 
     def seal(self, sheets: Sequence[Sheet], now: datetime) -> list[Sealed]:
         """Sign reports in as few envelopes as their sizes allow.
 
         A report that is too large even alone gets `known.error` and is in no envelope.
         """
-        envelope = issue([sheet.report for sheet in sheets], self._origin.member, self._signer, now, self._rand)
+        sealer = Sealer(
+            {
+                (sheet.report.header.report_id, sheet.report.header.revision): sheet.seal_to
+                for sheet in sheets
+                if sheet.seal_to
+            },
+            self._rand,
+        )
+        envelope = issue([sheet.report for sheet in sheets], self._origin.member, self._signer, now, self._rand, sealer)
         parts: list[list[str]] = []
+        boxes: list[bytes] = []
         for sheet, signed in zip(sheets, envelope.reports, strict=True):
             if not isinstance(signed, SignedReport):
                 raise AssertionError("issue() refuses no report")  # noqa: TRY004 - a bug, not a bad value
             sheet.signed = signed
             sheet.known.digest = signed.digest
             sheet.held_back = sheet.allowance.explain(signed.units())
-            if not sheet.known.kept:
+            if signed.header.sealed:
+                parts.append([signed.header_text])
+                boxes.append(sealer.boxes[signed.header.sealed])
+            elif not sheet.known.kept:
                 parts.append(leave(signed, sheet.allowance.gate.exact, sheet.allowance.gate.coarse))
-        message = present(envelope.jws, parts).encode("ascii")
+        message = join_submission(present(envelope.jws, parts), boxes)
         if len(message) <= limits.SUBMISSION:
             return [Sealed(envelope.digest, message, tuple(sheets))]
         if len(sheets) > 1:

@@ -92,6 +92,8 @@ class DeliveryItem(_Statement, frozen=True, kw_only=True):
     sd_jwt: str
     received_at: Instant
     """When the broker first received it: the time at which the origin's key is judged."""
+    boxes: list[str] = []
+    """For sealed reports, the part of each box that this recipient needs."""
 
 
 class Delivery(_Statement, frozen=True, kw_only=True):

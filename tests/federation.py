@@ -31,6 +31,7 @@ from protocol.errors import ProtocolError
 from protocol.keys import SigningKey
 from protocol.policy import Policy, PolicyBook
 from protocol.registry import Member, Region, Registry, sign_region
+from protocol.sealing import SealingKey
 from protocol.subjects import Kind
 
 START = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
@@ -105,6 +106,7 @@ class Federation:
         self.clock = Clock()
         self.keys = {name: self._key() for name in self.jurisdictions}
         self.broker_key = self._key()
+        self.sealing = {name: SealingKey.generate(rand=self.rng.randbytes) for name in self.jurisdictions}
         self.fingerprints = {name: self.rng.randbytes(32) for name in self.jurisdictions}
         self.status = dict.fromkeys(self.jurisdictions, "active")
         for name in [*self.jurisdictions, *([self.coordinator] if self.coordinator else [])]:
@@ -136,6 +138,7 @@ class Federation:
                 name=name,
                 status="active" if self.status[name] == "active" else "suspended",
                 keys=[self.keys[name].record(*window)],
+                sealing_keys=[self.sealing[name].record(*window)],
             )
             for name in self.jurisdictions
         ]
@@ -165,6 +168,7 @@ class Federation:
             book=PolicyBook([self.policies[name]]),
             now=self.clock,
             rand=self.rng.randbytes,
+            sealing_keys=[self.sealing[name]],
         )
 
     def kill_broker(self) -> None:

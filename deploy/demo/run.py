@@ -234,6 +234,8 @@ def _routed_rows(demo: Demo, statuses: dict[str, Json]) -> list[tuple[str, Json,
     for filed in sorted(demo.story.filed, key=lambda item: (item.post.member, item.post.incident, item.revision)):
         revision = next(item for item in statuses[filed.report_id]["revisions"] if item["revision"] == filed.revision)
         header = {"origin": filed.post.member, "tlp": filed.post.filing["marking"]["tlp"]}
+        if header["tlp"] == "RED":
+            header["tlp"] = "RED sealed"
         if revision["state"] == "kept":
             continue
         recipients = {member: _with_held_back(revision, found) for member, found in revision["recipients"].items()}

@@ -8,12 +8,13 @@ probably does not say what its author meant; a *note* is worth knowing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal
 
 from msgspec import UNSET, Struct
 
-from deploy.policy.probes import probe
+from deploy.policy.probes import TLP, probe
 from deploy.policy.scene import Scene, read_policy
 from protocol import taxonomy as tx
 from protocol.errors import ConfigError
@@ -115,6 +116,7 @@ class _Direction:
             yield from self._levels(rule)
             yield from self._values(rule)
             yield from self._red(rule)
+            yield from self._stricter(rule)
         yield from self._effects(idle)
 
     def _of(self, rule: Rule, level: Level, code: str, text: str) -> Finding:
@@ -190,6 +192,15 @@ class _Direction:
                 text = "covers TLP:RED to everybody: whoever files such a report alone decides who reads it"
                 yield self._of(rule, "warning", "red-to-all", text)
 
+    def _stricter(self, rule: Rule) -> Iterator[Finding]:
+        """Nothing in a policy keeps a stricter marking from opening what a laxer one keeps shut."""
+        if rule.effect == "allow" and rule.when.tlp is not UNSET:
+            listed = [TLP.index(tlp) for tlp in rule.when.tlp]
+            missing = [tlp for place, tlp in enumerate(TLP[: max(listed, default=0)]) if place not in listed]
+            if missing:
+                text = f"allows at {TLP[max(listed)]} what it does not allow at {', '.join(missing)}"
+                yield self._of(rule, "note", "more-when-stricter", text)
+
     # --- effects ---
 
     def _effects(self, idle: set[str]) -> Iterator[Finding]:
@@ -203,15 +214,15 @@ class _Direction:
             if rule.id not in seen.effective:
                 yield self._why_idle(rule, rules)
         body = ALL_UNITS & ~HEADER
-        if any(rule.effect == "allow" for rule in rules) and (never := body & ~seen.released):
-            if never != body:
-                who = "nobody gets" if self._gate == "export" else "never taken in"
-                text = f"{who}: {', '.join(names_of(never))}"
-                yield _of(self._file, "", "note", f"never-released-{self._gate}", text)
+        never = body & ~seen.released
+        if never and never != body:
+            who = "nobody gets" if self._gate == "export" else "never taken in"
+            text = f"{who}: {', '.join(names_of(never))}"
+            yield _of(self._file, "", "note", f"never-released-{self._gate}", text)
 
     def _asked(self, rules: Sequence[Rule]) -> list[str]:
         if self._scene is not None:
-            return [name for name in self._scene.jurisdictions if name != self._own]
+            return [name for name in self._scene.jurisdictions if name != self._own] or [_STRANGER]
         named = {name for rule in rules for name in _parties(rule) or ()}
         return [*sorted(named - {self._own}), _STRANGER]
 
@@ -224,8 +235,8 @@ class _Direction:
         if wider:
             return self._of(rule, "warning", "subsumed", f"changes nothing: {wider[0].id} covers all of it")
         if rule.effect == "deny":
-            text = "denies nothing that an allow rule of this document would allow"
-            return self._of(rule, "warning", "deny-without-effect", text)
+            text = "denies nothing that this document allows today: a fence for rules to come"
+            return self._of(rule, "note", "deny-without-effect", text)
         above = [other for other in others if other.effect == "deny" and _covers(other, rule)]
         if above:
             return self._of(rule, "error", "shadowed", f"releases nothing: {above[0].id} denies all of it")
@@ -316,7 +327,7 @@ def _versions(sources: Sequence[_Source]) -> Iterator[Finding]:
     for name in sorted({source.policy.jurisdiction for source in sources}):
         found = [source for source in sources if source.policy.jurisdiction == name]
         found.sort(key=lambda source: (source.policy.effective_from, source.policy.version))
-        for one, two in zip(found, found[1:], strict=False):
+        for one, two in pairwise(found):
             yield from _pair(one, two)
         numbers = [source.policy.version for source in found]
         for source in found:

@@ -54,14 +54,20 @@ def _levels(answer: Answer) -> dict[str, int]:
     }
 
 
-def _rules(answer: Answer) -> set[str]:
-    allowing = {f"{basis.document}: {basis.rule}" for basis in answer.allowed_by}
-    return allowing | {f"{item.document}: {item.rule or item.reason}" for item in answer.withheld}
+def _rules(answer: Answer, owners: set[str]) -> set[str]:
+    """The rules of these jurisdictions that decided."""
+    allowing = {(basis.document, basis.rule) for basis in answer.allowed_by}
+    withholding = {(item.document, item.rule or item.reason) for item in answer.withheld}
+    return {f"{document}: {rule}" for document, rule in allowing | withholding if _owner(document) in owners}
+
+
+def _owner(document: str) -> str:
+    return document.partition("/")[0]
 
 
 def _unversioned(rule: str) -> str:
     document, _, rest = rule.partition(": ")
-    return f"{document.partition('/')[0]}: {rest}"
+    return f"{_owner(document)}: {rest}"
 
 
 def _change(report: Filed, before: Answer, after: Answer) -> Change | None:
@@ -74,10 +80,12 @@ def _change(report: Filed, before: Answer, after: Answer) -> Change | None:
             (more if now > was else less).append(f"{unit}: {_LEVELS[now]}, was {_LEVELS[was]}")
     if not more and not less:
         return None
-    known = {_unversioned(rule) for rule in _rules(before)}
-    known_now = {_unversioned(rule) for rule in _rules(after)}
-    by = {rule for rule in _rules(after) if _unversioned(rule) not in known}
-    by |= {rule for rule in _rules(before) if _unversioned(rule) not in known_now}
+    owners = {_owner(item.document) for item in after.withheld} if less else set()
+    owners |= {_owner(item.document) for item in before.withheld} if more else set()
+    were, are = _rules(before, owners), _rules(after, owners)
+    known, known_now = {_unversioned(rule) for rule in were}, {_unversioned(rule) for rule in are}
+    by = {rule for rule in are if _unversioned(rule) not in known}
+    by |= {rule for rule in were if _unversioned(rule) not in known_now}
     return Change(
         report=report.name,
         origin=report.origin,
@@ -87,7 +95,7 @@ def _change(report: Filed, before: Answer, after: Answer) -> Change | None:
         more=more,
         less=less,
         # The same rules, one of which says something else now.
-        by=sorted(by or {rule for rule in _rules(after) if rule not in _rules(before)}),
+        by=sorted(by or are - were),
     )
 
 

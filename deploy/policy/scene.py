@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from broker.config import load_config
-from broker.members import load_state, policy_files
+from broker.members import EXAMPLES, load_state, policy_files
 from broker.setup import load_keys
 from protocol.errors import ConfigError
 from protocol.facts import NO_CIRCLES, Circles, Recipient
@@ -24,6 +24,7 @@ from protocol.policy import Policy, PolicyBook, load_policy
 from protocol.registry import as_recipient
 
 ALWAYS: Final = datetime(1970, 1, 1, tzinfo=UTC)
+FACTS: Final = "facts.toml"
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,14 @@ def read_policy(path: Path) -> Policy:
         raise ConfigError(f"{path}: cannot be read as text") from exc
 
 
+def only_policies(paths: Iterable[Path]) -> list[Path]:
+    """The files without those that stand beside policies and are none: a shell's `*.toml` names them too."""
+    return [path for path in paths if not path.name.endswith(EXAMPLES) and path.name != FACTS]
+
+
 def read_policies(directory: Path) -> list[Policy]:
     """All policies of a directory; examples beside them are none."""
-    found = [read_policy(path) for path in policy_files(directory)]
+    found = [read_policy(path) for path in only_policies(policy_files(directory))]
     if not found:
         raise ConfigError(f"{directory}: no policy (*.toml) in it")
     return found

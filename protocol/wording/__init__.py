@@ -55,6 +55,7 @@ Because = Mapping[tuple[str, str], str]
 class Frames(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How sentences are built."""
 
+    party: str
     granted: str
     granted_whole: str
     granted_header: str
@@ -86,7 +87,7 @@ class Catalogue(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def jurisdiction(self, code: str) -> str:
         """A jurisdiction with its code: `Japan (jp)`."""
         name = self.jurisdictions.get(code)
-        return f"{name} ({code})" if name else code
+        return self.frames.party.format(name=name, code=code) if name else code
 
     def document(self, gate: str, document: str) -> str:
         """A document as a reader knows it: `Japan's export policy, version 1`."""
@@ -134,6 +135,7 @@ def read(text: str, name: str) -> Catalogue:
 
 
 _PLACES: Final[Mapping[str, frozenset[str]]] = {
+    "party": frozenset({"name", "code"}),
     "granted": frozenset({"recipient"}),
     "granted_whole": frozenset({"recipient"}),
     "granted_header": frozenset({"recipient"}),

@@ -7,8 +7,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from broker.ingest import Incoming
+from protocol.errors import ProtocolError
 from protocol.keys import unb64
 from protocol.policy import PolicyBook
+from protocol.registry import sign_region
 from tests.federation import Faults, Federation, filing, open_policy
 
 ALL = {"id": {"jp", "sg"}, "jp": {"id", "sg"}, "sg": {"id", "jp"}}
@@ -233,3 +236,67 @@ def test_a_report_that_never_left_is_withdrawn_at_home(tmp_path: Path) -> None:
     (ended,) = world.post("id", {**gone, "report_id": first["report_id"], "revision": 2})
     assert ended["state"] == "kept"
     assert not world.nodes["id"].outgoing(8)
+
+
+RED = {"marking": {"tlp": "RED", "recipients": ["jp"]}}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_red_report_is_read_by_its_recipient_and_by_nobody_on_the_way(tmp_path: Path, seed: int) -> None:
+    """Sealed: routed, receipted, redelivered over a bad bus by a broker that never holds a readable word of it."""
+    world = Federation(
+        tmp_path, ["id", "jp", "sg"], seed=seed, faults=Faults(lose=0.2, repeat=0.2, reorder=0.3, kill=0.05, wipe=0.03)
+    )
+    for number in range(5):
+        (answer,) = world.post("id", filing(number, **RED))
+        assert answer["state"] == "queued"
+        world.turn()
+    world.settle()
+    world.check({"id": {"jp"}, "jp": set(), "sg": set()})
+    assert all("CANARY-VICTIM" in _decoded(row.presentation) for row in world.inbox("jp"))
+    for row in world.rows("submissions"):
+        head, *boxes = row.message.decode().split("\n")
+        assert "CANARY" not in _decoded(head)
+        assert boxes
+        assert "CANARY" not in "".join(boxes)
+    assert not any(b"CANARY" in item.data for item in world.sent)
+
+
+def test_a_sealed_report_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
+    """A box exchanged by the broker does not open, and the origin reads why its report was refused."""
+    world = Federation(tmp_path, ["id", "jp"])
+    world.post("id", filing(1, **RED), filing(2, **RED))
+    world.step_node("id")
+    work = world.broker.process(
+        [Incoming(member, parcel.kind, _swap_boxes(parcel.data)) for member, parcel in world.intake], world.clock.now
+    )
+    assert not any(item.kind == "delivery" for item in work.outgoing)
+    assert {row.reason for row in world.rows("exceptions")} | {row.reason for row in world.rows("quarantine")} == {
+        "seal-broken"
+    }
+
+
+def _swap_boxes(data: bytes) -> bytes:
+    """Every box with another one's ciphertext."""
+    head, first, second = data.split(b"\n")
+    one, two = msgspec.json.decode(first), msgspec.json.decode(second)
+    one["bodies"], two["bodies"] = two["bodies"], one["bodies"]
+    return b"\n".join([head, msgspec.json.encode(one), msgspec.json.encode(two)])
+
+
+def test_a_red_report_needs_a_key_to_seal_it_to(tmp_path: Path) -> None:
+    """A recipient without a sealing key, or with one that ends soon, is named at the door."""
+    world = Federation(tmp_path, ["id", "jp"])
+    world.sealing.clear()
+    (refused,) = _without_sealing_keys(world).post("id", filing(1, **RED))
+    assert isinstance(refused, ProtocolError)
+    assert (refused.reason.value, refused.path) == ("no-sealing-key", "$.marking.recipients[0]")
+
+
+def _without_sealing_keys(world: Federation) -> Federation:
+    members = [msgspec.structs.replace(member, sealing_keys=[]) for member in world.region.members]
+    region = msgspec.structs.replace(world.region, members=members)
+    world.clock.pass_(60)
+    document = sign_region(region, world.broker_key, world.clock.now)
+    world.nodes["id"].trust.update(document.encode("ascii"))
+    return world
