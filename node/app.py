@@ -27,6 +27,7 @@ from aiohttp import web
 from node import config as files
 from node.api.access import Tokens
 from node.api.inbox import Inbox, Listening
+from node.api.policy import Explaining
 from node.api.reports import Reports
 from node.api.server import Operations, make_app
 from node.catchup import Catchup
@@ -118,6 +119,7 @@ class Node:
                 reports=Reports(core, committer, metrics, self._now),
                 inbox=Inbox(core, writer, state),
                 listening=Listening(feed),
+                explaining=Explaining(core, self._now),
                 operations=Operations(core, writer, state, metrics, self._now),
                 metrics=metrics,
                 on_bug=self._on_bug,

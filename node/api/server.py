@@ -17,6 +17,7 @@ from aiohttp.typedefs import Handler
 
 from node.api.access import CLIENT, Tokens
 from node.api.inbox import Inbox, Listening
+from node.api.policy import Explaining
 from node.api.problems import bug, problem, unavailable
 from node.api.reports import JSON, Reports
 from node.core import NodeCore
@@ -100,6 +101,7 @@ def make_app(
     reports: Reports,
     inbox: Inbox,
     listening: Listening,
+    explaining: Explaining,
     operations: Operations,
     metrics: Metrics,
     on_bug: Callable[[BaseException], None],
@@ -144,6 +146,7 @@ def make_app(
             web.get("/v1/inbox/{report_id}", inbox.get),
             web.post("/v1/inbox/{report_id}/confirm", inbox.confirm),
             web.get("/v1/feed", listening.listen),
+            web.post("/v1/policy/explain", explaining.explain),
             web.get("/v1/backlog", operations.backlog),
             web.get("/healthz", operations.health),
             web.get("/readyz", operations.ready),

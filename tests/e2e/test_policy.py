@@ -7,6 +7,7 @@ import os
 import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,3 +97,46 @@ async def test_a_policy_for_later_leaves_the_present_one_in_force(region: Runnin
         return "effective-in-the-past" in str(ready.body["policy"])
 
     await eventually(refused, "the operator is told that a change cannot apply to the past")
+
+
+@pytest.mark.timeout(200)
+async def test_somebody_new_can_read_why_japan_gets_it_and_viet_nam_does_not(region: Running) -> None:
+    """Asked before anything is filed, in two languages; the answer is what then happens."""
+    report = {**filing("my", 1), "marking": {"tlp": "AMBER"}}
+
+    async def explain(language: str) -> dict[str, Any]:
+        answer = await region.doors["my"].call("POST", f"/v1/policy/explain?lang={language}", report)
+        assert answer.status == 200, answer.body
+        return {item["jurisdiction"]: item for item in answer.body["recipients"]}
+
+    async def policies_are_known() -> bool:
+        return bool((await explain("en"))["jp"]["granted"])
+
+    await eventually(policies_are_known, "every country's policy is published")
+    found = await explain("en")
+    assert "amber-japan-technical" in str(found["jp"]["says"])
+    assert "Japan analyses malware for the region." in str(found["jp"]["says"])
+    assert not found["vn"]["granted"]
+    assert "Viet Nam" in found["vn"]["says"]["headline"]
+    assert "description" in {item["unit"] for item in found["jp"]["withheld"]}
+    assert "CANARY" not in str(found), "an explanation holds nothing of the report"
+    japanese = await explain("ja")
+    assert japanese["vn"]["says"]["headline"] != found["vn"]["says"]["headline"]
+    assert await region.doors["my"].get("/v1/reports") == {"reports": [], "next": 0}, "nothing was filed"
+    wrong = await region.doors["my"].call("POST", "/v1/policy/explain?lang=xx", report)
+    assert (wrong.status, wrong.body["reason"]) == (422, "unknown-value")
+
+    filed = await region.doors["my"].call("POST", "/v1/reports", report)
+
+    async def decided() -> dict[str, Any]:
+        status = await region.doors["my"].get(f"/v1/reports/{filed.body['report_id']}")
+        recipients: dict[str, Any] = status["revisions"][0]["recipients"]
+        return recipients
+
+    async def is_decided() -> bool:
+        return bool(await decided())
+
+    await eventually(is_decided, "the broker has decided")
+    told = await decided()
+    for name in ("id", "jp", "sg", "vn"):
+        assert told[name]["granted"] == found[name]["granted"], name
