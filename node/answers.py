@@ -1,4 +1,4 @@
-"""What a client is told about a POST: which status a reason has, and the body of the answer.
+"""What a client is told about a POST: the body of the answer.
 
 Pure. An answer to accepted reports only says what was true at the commit, so that a repetition gets the same bytes;
 what became of them since stands under the address that it names.
@@ -8,31 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from node.identity import Known
+from protocol.door import status_of
 from protocol.errors import ProtocolError
-from protocol.reasons import Reason
-
-_STATUS: Final = {
-    400: (Reason.NOT_JSON, Reason.EMPTY),
-    401: (Reason.TOKEN_MISSING, Reason.TOKEN_INVALID),
-    403: (Reason.NOT_ALLOWED, Reason.MEMBER_SUSPENDED),
-    404: (Reason.UNKNOWN_PATH, Reason.UNKNOWN_REPORT),
-    405: (Reason.WRONG_METHOD,),
-    409: (Reason.REVISION_CONFLICT, Reason.REVISION_GAP, Reason.REPORT_ID_TAKEN, Reason.INCIDENT_ID_TAKEN),
-    413: (Reason.TOO_LARGE, Reason.TOO_MANY),
-    415: (Reason.UNSUPPORTED_MEDIA,),
-    503: (Reason.BACKLOG_FULL, Reason.NOT_READY),
-}
-_STATUS_OF: Final = {reason: status for status, reasons in _STATUS.items() for reason in reasons}
-
-
-def status_of(reason: Reason) -> int:
-    """The HTTP status of a refusal; 422 for all that is wrong in a report."""
-    return _STATUS_OF.get(reason, 422)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,8 @@ a data directory: a second one is refused.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import gc
-import logging
 import secrets
-import signal
-import sys
-import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -25,7 +20,6 @@ import structlog
 from aiohttp import web
 
 from node import config as files
-from node.api.access import Tokens
 from node.api.inbox import Inbox, Listening
 from node.api.policy import Explaining
 from node.api.reports import Reports
@@ -40,8 +34,9 @@ from node.outbox import Outbox
 from node.policies import Exchange
 from node.store import Store
 from node.trust import Trust
-from protocol import subjects
+from protocol import process, subjects
 from protocol.bus import NatsBus
+from protocol.door import Tokens, listen, url_of
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.invitation import load_invitation
 from protocol.keys import SigningKey, read_secret
@@ -54,7 +49,6 @@ Dial = Callable[[Callable[[str], None]], Awaitable[Link]]
 REGION_FILE: Final = "region.jwt"
 URL_FILE: Final = "node.url"
 _LONGEST_WAIT: Final = 15.0
-_SHUTDOWN: Final = 5.0
 
 
 class Node:
@@ -80,17 +74,13 @@ class Node:
         self._rand = rand
         self._dial = dial
         self._stop = asyncio.Event()
-        self._bug: asyncio.Future[None] | None = None
+        self._bugs = process.Bugs()
         self.url = ""
         self.started = asyncio.Event()
 
     def stop(self) -> None:
         """Ask `run` to finish what was taken and return. May be called again."""
         self._stop.set()
-
-    def _on_bug(self, exc: BaseException) -> None:
-        if self._bug is not None and not self._bug.done():
-            self._bug.set_exception(exc)
 
     async def run(self) -> None:
         """Run until `stop`.
@@ -99,7 +89,6 @@ class Node:
             ConfigError: a file is missing or wrong.
             ExceptionGroup: a loop or a handler had a bug.
         """
-        self._bug = asyncio.get_running_loop().create_future()
         # Batches make many short-lived objects and no cycles: looking for garbage less often saves a tenth of the time.
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
@@ -122,12 +111,12 @@ class Node:
                 explaining=Explaining(core, self._now),
                 operations=Operations(core, writer, state, metrics, self._now),
                 metrics=metrics,
-                on_bug=self._on_bug,
+                on_bug=self._bugs.hear,
             )
             async with asyncio.TaskGroup() as group:
                 group.create_task(committer.run())
                 runner = await self._serve(app)
-                watching = group.create_task(self._watch_bugs())
+                watching = group.create_task(self._bugs.watch())
                 group.create_task(self._stay_linked(core, writer, state))
                 for sender in self._senders(core, writer, state):
                     group.create_task(sender.run())
@@ -151,23 +140,11 @@ class Node:
         log.info("node.stopped")
 
     async def _serve(self, app: web.Application) -> web.AppRunner:
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN)
-        await runner.setup()
-        host, port = self._config.http.host, self._config.http.port
-        try:
-            site = web.TCPSite(runner, host, port)
-            await site.start()
-        except OSError as exc:
-            await runner.cleanup()
-            raise ConfigError(f"cannot listen on {host}:{port} ([http] in node.toml): {exc.strerror}") from exc
-        shown = f"[{host}]" if ":" in host else host
-        self.url = f"http://{shown}:{runner.addresses[0][1]}"
+        http = self._config.http
+        runner = await listen(app, http.host, http.port)
+        self.url = url_of(runner, http.host)
         (self._config.data / URL_FILE).write_text(self.url + "\n", encoding="ascii")
         return runner
-
-    async def _watch_bugs(self) -> None:
-        if self._bug is not None:
-            await self._bug
 
     async def _stay_linked(self, core: NodeCore, writer: Writer, state: State) -> None:
         """Dial until there is a connection; from then on it heals itself."""
@@ -253,7 +230,7 @@ def _open_core(config: Config, now: Callable[[], datetime], rand: Callable[[int]
     with ExitStack() as stack:
         store = Store.open(config.data)
         stack.callback(store.close)
-        stack.enter_context(_alone(config.data))
+        stack.enter_context(process.alone(config.data))
         _take_cached_region(trust, config.data / REGION_FILE)
         own = trust.registry.members.get(config.member)
         if own is not None and own.jurisdiction != config.jurisdiction:
@@ -299,88 +276,17 @@ def _take_cached_region(trust: Trust, path: Path) -> None:
         log.warning("node.cached_region_refused", reason=exc.reason.value)
 
 
-@contextmanager
-def _alone(data: Path) -> Iterator[None]:
-    """Row numbers come from one process's memory: a second one on the same data is refused."""
-    with (data / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise ConfigError(f"another process uses {data}: stop it first") from exc
-        yield
-
-
 # --- the process ------------------------------------------------------------------------------------------------
 
 
 def run(config: Config) -> int:
-    """Run a node in this process until SIGTERM or SIGINT; returns the exit code.
-
-    Raises:
-        ConfigError: a file is missing or wrong.
-    """
-    _set_up_log()
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run_until_signal(config))
-    except ConfigError:
-        raise
-    except Exception as exc:  # noqa: BLE001 - the process ends here, and says where the bug is without its content
-        _report(exc)
-        return 1
+    """Run a node in this process until SIGTERM or SIGINT; returns the exit code, or raises as `Node.run` does."""
+    process.configure_logging()
+    process.run(_run_until_signal(config))
     return 0
 
 
 async def _run_until_signal(config: Config) -> None:
     node = Node(config, now=lambda: datetime.now(UTC), rand=secrets.token_bytes)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, node.stop)
-    try:
-        await node.run()
-    except ExceptionGroup as group:
-        raise _first(group) from None
-
-
-def _first(exc: BaseException) -> Exception:
-    while isinstance(exc, BaseExceptionGroup):
-        exc = exc.exceptions[0]
-    return exc if isinstance(exc, Exception) else RuntimeError(type(exc).__name__)
-
-
-def _report(exc: BaseException) -> None:
-    """One line: what and where. The exception's own text can hold report content."""
-    frames = traceback.extract_tb(exc.__traceback__)
-    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    ours = [frame for frame in frames if Path(frame.filename).parent.name in ("node", "api", "protocol")]
-    own = f"{Path(ours[-1].filename).name}:{ours[-1].lineno} {ours[-1].name}" if ours else ""
-    log.critical("node.failed", error=type(exc).__name__, where=where, called_from=own)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop  # noqa: PLC0415 - not there on every platform, and not needed
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
-class _Libraries(logging.Handler):
-    """What libraries log, without their words: these can hold anything that a peer sent."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
-        log.warning("node.library", library=record.name, level=record.levelname, error=error)
-
-
-def _set_up_log() -> None:
-    logging.basicConfig(handlers=[_Libraries()], level=logging.WARNING, force=True)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
+    process.on_stop(node.stop)
+    await node.run()

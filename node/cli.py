@@ -29,7 +29,7 @@ from node.config import (
     load_config,
 )
 from node.trust import Trust
-from protocol import natsauth
+from protocol import natsauth, process
 from protocol.errors import ConfigError, ProtocolError
 from protocol.invitation import load_invitation, save_invitation
 from protocol.keys import SigningKey, read_secret, write_secret
@@ -150,11 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="kentongan")
     add_parser(parser.add_subparsers(required=True, metavar="COMMAND"))
     args = parser.parse_args(arguments)
-    try:
-        return int(args.run(args))
-    except ConfigError as exc:
-        print(exc, file=sys.stderr)
-        return 2
+    return process.exit_code(lambda: int(args.run(args)), lambda text: print(text, file=sys.stderr))
 
 
 def _init(place: Path, member_id: str, jurisdiction: str | None, name: str | None, port: int) -> int:

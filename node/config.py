@@ -6,16 +6,14 @@ file. Has no defaults that depend on the machine.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from protocol.errors import ConfigError, ProtocolError
-from protocol.parse import convert
+from protocol.process import Port, Section, Settings, Token, load_settings
 from protocol.registry import MemberId
 from protocol.report import Jurisdiction, Line
 
@@ -30,40 +28,28 @@ NATS_SEED: Final = "nats.seed"
 NATS_CREDS: Final = "nats.creds"
 
 
-class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class Http(_Section, frozen=True, kw_only=True):
+class Http(Section, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535)] = DEFAULT_PORT
+    port: Port = DEFAULT_PORT
 
 
-class Token(_Section, frozen=True, kw_only=True):
-    """A client's access, as the SHA-256 of its token: the file holds nothing that lets anybody in."""
-
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$(?!\n)")]
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
-
-
-class Limits(_Section, frozen=True, kw_only=True):
+class Limits(Section, frozen=True, kw_only=True):
     backlog: Annotated[int, Meta(ge=1)] = 200_000
 
 
-class Bus(_Section, frozen=True, kw_only=True):
-    ca_file: str | None = None
+class Bus(Section, frozen=True, kw_only=True):
+    ca_file: Path | None = None
 
 
-class _File(_Section, frozen=True, kw_only=True):
+class _File(Settings, frozen=True, kw_only=True):
     member: MemberId
     jurisdiction: Jurisdiction
     name: Line
-    data: str = "data"
-    keys: str = "keys"
-    policy: str = "policy.toml"
-    invitation: str = "invitation.json"
+    data: Path = Path("data")
+    keys: Path = Path("keys")
+    policy: Path = Path("policy.toml")
+    invitation: Path = Path("invitation.json")
     http: Http = Http()
-    token: list[Token] = []
     limits: Limits = Limits()
     nats: Bus = Bus()
 
@@ -87,42 +73,20 @@ class Config:
 
 def load_config(path: Path) -> Config:
     """Read a configuration. ConfigError with the path of the fault and the file's name."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as exc:
-        raise ConfigError(f"{path} is missing: make it with `kentongan node init`") from exc
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path} cannot be read: {exc}") from exc
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(f"{path}: not valid TOML: {exc}") from exc
-    try:
-        file = convert(document, _File)
-    except ProtocolError as exc:
-        raise ConfigError(f"{path}: {exc.detail} ({exc.path.removeprefix('$.')}); {_known_keys()}") from exc
-    names = [token.name for token in file.token]
-    if len(names) != len(set(names)):
-        raise ConfigError(f"{path}: two [[token]] entries have the same name")
-    base = path.resolve().parent
+    file = load_settings(path, _File, "kentongan node init")
     return Config(
         member=file.member,
         jurisdiction=file.jurisdiction,
         name=file.name,
-        data=base / file.data,
-        keys=base / file.keys,
-        policy=base / file.policy,
-        invitation=base / file.invitation,
-        ca_file=base / file.nats.ca_file if file.nats.ca_file else None,
+        data=file.data,
+        keys=file.keys,
+        policy=file.policy,
+        invitation=file.invitation,
+        ca_file=file.nats.ca_file,
         http=file.http,
         tokens=tuple(file.token),
         backlog=file.limits.backlog,
     )
-
-
-def _known_keys() -> str:
-    plain = [name for name in _File.__struct_fields__ if name not in ("http", "token", "limits", "nats")]
-    tables = {"[http]": Http, "[[token]]": Token, "[limits]": Limits, "[nats]": Bus}
-    parts = [f"{title} {', '.join(kind.__struct_fields__)}" for title, kind in tables.items()]
-    return f"known keys: {', '.join(plain)}; {'; '.join(parts)}"
 
 
 def find_config(place: Path) -> Path:

@@ -13,14 +13,10 @@ from itertools import islice
 from typing import Final
 
 from node.store import Event, Store
+from protocol.door import frame
 
 IN_MEMORY: Final = 4_096
 _PAGE: Final = 500
-
-
-def frame(event: Event) -> bytes:
-    """One event as text/event-stream."""
-    return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.seq, event.kind.encode(), event.data)
 
 
 class Feed:
@@ -49,7 +45,7 @@ class Feed:
         self._loop.call_soon_threadsafe(self._append, events)
 
     def _append(self, events: Sequence[Event]) -> None:
-        self._frames.extend(frame(event) for event in events)
+        self._frames.extend(_frame(event) for event in events)
         self._last = events[-1].seq
         self._wake()
 
@@ -72,7 +68,7 @@ class Feed:
             chosen = list(islice(self._frames, start, start + _PAGE))
             return b"".join(chosen), seq + len(chosen)
         events = await asyncio.to_thread(self._page, seq)
-        return b"".join(map(frame, events)), events[-1].seq if events else seq
+        return b"".join(map(_frame, events)), events[-1].seq if events else seq
 
     def _page(self, seq: int) -> list[Event]:
         with self._store.read() as reads:
@@ -89,3 +85,7 @@ class Feed:
         except TimeoutError:
             return False
         return True
+
+
+def _frame(event: Event) -> bytes:
+    return frame(event.seq, event.kind, event.data)

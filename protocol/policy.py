@@ -77,7 +77,7 @@ __all__ = [
 
 
 class PolicyBook:
-    """All known versions of all jurisdictions' policies."""
+    """All known versions of all jurisdictions' policies; `policies` are the documents themselves."""
 
     def __init__(self, policies: Iterable[Policy]) -> None:
         self.policies = tuple(policies)

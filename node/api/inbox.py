@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Annotated, Final
 
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from node.api.reports import JSON, cursor_of, number_of, read_limited, report_id_of
+from node.api.reports import cursor_of, read_limited, report_id_of
 from node.core import NodeCore, Word
 from node.feed import Feed
 from node.loops import State, Writer
 from node.views import inbox_line, inbox_report, iso, page
+from protocol.door import HEARTBEAT, JSON, STILL_HERE, answer, position, stream
 from protocol.errors import ProtocolError
 from protocol.parse import decode
 from protocol.reasons import Reason
-
-HEARTBEAT: Final = 15.0
-SLOWEST: Final = 10.0
-"""Seconds that a listener may take for what is in its way; after that it is cut off, and may come back."""
 
 
 class _Word(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,7 +75,7 @@ class Inbox:
             "at": iso(said.at),
         }
         headers = {"Idempotent-Replayed": "true"} if said.replayed else None
-        return web.Response(body=msgspec.json.encode(document), content_type=JSON, headers=headers)
+        return answer(document, headers=headers)
 
 
 class Listening:
@@ -88,26 +86,12 @@ class Listening:
 
     async def listen(self, request: web.Request) -> web.StreamResponse:
         """Every event after the one that the listener names; without one, those from now on."""
-        place = request.headers.get("Last-Event-ID") or request.query.get("after")
-        seq = number_of(place, "after", 2**62) if place else self._feed.last
-        if seq > self._feed.last:
-            raise ProtocolError(Reason.OUT_OF_RANGE, "$.after", f"the last event is {self._feed.last}")
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        )
-        await response.prepare(request)
-        try:
-            await response.write(b"retry: 1000\n\n")
-            while not self._feed.closed:
-                frames, seq = await self._feed.after(seq)
-                if not frames and not await self._feed.wait(seq, HEARTBEAT):
-                    frames = b": still here\n\n"
-                if frames:
-                    async with asyncio.timeout(SLOWEST):
-                        await response.write(frames)
-        except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
-        except ConnectionError:
-            pass
-        return response
+        return await stream(request, self._frames(position(request, self._feed.last)))
+
+    async def _frames(self, seq: int) -> AsyncGenerator[bytes, None]:
+        while not self._feed.closed:
+            frames, seq = await self._feed.after(seq)
+            if not frames and not await self._feed.wait(seq, HEARTBEAT):
+                frames = STILL_HERE
+            if frames:
+                yield frames

@@ -12,18 +12,17 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 
-from node.api.access import CLIENT
 from node.core import NodeCore
 from node.intake import Posting, read_body
 from node.loops import Committer
 from node.metrics import Metrics
 from node.views import own_line, own_report, page
 from protocol import limits
+from protocol.door import CLIENT, JSON, number_of
 from protocol.errors import ProtocolError
 from protocol.keys import b64
 from protocol.reasons import Reason
 
-JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 _OFF_LOOP: Final = 64 << 10
 """Bytes from which a body is judged on another thread, so that it does not hold up the others."""
@@ -114,13 +113,6 @@ def report_id_of(request: web.Request) -> str:
         return str(UUID(request.match_info["report_id"]))
     except ValueError as exc:
         raise ProtocolError(Reason.UNKNOWN_REPORT, "$", "a report id is a UUID") from exc
-
-
-def number_of(text: str, name: str, most: int) -> int:
-    """A number in a query or header."""
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= most):
-        raise ProtocolError(Reason.OUT_OF_RANGE, f"$.{name}", f"{name} is a number from 0 to {most}")
-    return int(text)
 
 
 def cursor_of(request: web.Request) -> tuple[int, int]:

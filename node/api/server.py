@@ -1,34 +1,27 @@
-"""Routes and what surrounds every request: access, problem documents, counting.
+"""Routes, the operator's pages, and the counting of requests.
 
-Guarantees: every refusal is a problem document, unknown paths and methods included; a bug is answered with 500 and no
-word more, and then ends the process. Refuses requests without a token, but for the three addresses of the operator's
-tools.
+Guarantees: every request goes through the door's guard (`protocol/door.py`), which lets in and refuses; every answer is
+counted by its status.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
-import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from node.api.access import CLIENT, Tokens
 from node.api.inbox import Inbox, Listening
 from node.api.policy import Explaining
-from node.api.problems import bug, problem, unavailable
-from node.api.reports import JSON, Reports
+from node.api.reports import Reports
 from node.core import NodeCore
 from node.loops import State, Writer
 from node.metrics import Metrics
 from node.views import iso
 from protocol import limits
-from protocol.errors import ProtocolError, Transient
-from protocol.reasons import Reason
-
-_OPEN: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+from protocol.door import Tokens, answer, guard
 
 
 class Operations:
@@ -45,7 +38,7 @@ class Operations:
 
     async def health(self, _request: web.Request) -> web.Response:
         """The process serves."""
-        return _json({"status": "ok"})
+        return answer({"status": "ok"})
 
     async def ready(self, _request: web.Request) -> web.Response:
         """Reports are accepted as long as this answers at all; `ready` says whether they also travel."""
@@ -60,12 +53,12 @@ class Operations:
             "policy": self._state.policy_fault or "ok",
             "backlog": self._core.outbox.weight,
         }
-        return _json(document, 200 if self._state.connected else 503)
+        return answer(document, 200 if self._state.connected else 503)
 
     async def backlog(self, _request: web.Request) -> web.Response:
         """What waits for the broker's word."""
         # The schedule belongs to the writer's thread.
-        return _json(await self._writer.run(self._backlog))
+        return answer(await self._writer.run(self._backlog))
 
     def _backlog(self) -> dict[str, Any]:
         outbox, words = self._core.outbox, self._core.words
@@ -81,18 +74,6 @@ class Operations:
         """For Prometheus."""
         text = await self._writer.run(self._metrics.render)
         return web.Response(body=text, content_type="text/plain", charset="utf-8")
-
-
-def _json(document: dict[str, Any], status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(document), status=status, content_type=JSON)
-
-
-def _check_path(request: web.Request) -> None:
-    error = request.match_info.http_exception
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        raise ProtocolError(Reason.WRONG_METHOD, "$", f"use {', '.join(sorted(error.allowed_methods))}")
-    if error is not None:
-        raise ProtocolError(Reason.UNKNOWN_PATH, "$", "there is nothing at this address")
 
 
 def make_app(
@@ -112,31 +93,13 @@ def make_app(
         on_bug: hears of what no handler expected; ends the process.
     """
 
-    async def answer(
-        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        try:
-            if request.path not in _OPEN:
-                request[CLIENT] = tokens.check(request.headers.get("Authorization"))
-            _check_path(request)
-            return await handler(request)
-        except ProtocolError as exc:
-            return problem(exc, request.path)
-        except Transient as exc:
-            return unavailable(str(exc))
-        except ConnectionError:
-            raise
-        except Exception as exc:  # noqa: BLE001 - answered without a word of it, and raised where the process ends
-            on_bug(exc)
-            return bug()
-
     @web.middleware
-    async def surround(request: web.Request, handler: Handler) -> web.StreamResponse:
-        response = await answer(request, handler)
+    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
         metrics.requests.labels(str(response.status)).inc()
         return response
 
-    app = web.Application(middlewares=[surround], client_max_size=limits.HTTP_BODY)
+    app = web.Application(middlewares=[count, guard(tokens, on_bug=on_bug)], client_max_size=limits.HTTP_BODY)
     app.add_routes(
         [
             web.post("/v1/reports", reports.post),
