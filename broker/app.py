@@ -8,13 +8,12 @@ before the process ends, so that a restart does not meet it again.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -37,6 +36,7 @@ from protocol.bus import NatsBus
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.keys import KeyRecord, SigningKey
 from protocol.policy import Policy
+from protocol.process import Bugs, alone
 from protocol.reasons import Reason
 from protocol.registry import Registry, sign_region
 from protocol.transport import Message
@@ -89,6 +89,7 @@ class Broker:
         self.feed = Feed(self._store, lambda: self._state, clock)
         self.bus: NatsBus | None = None
         self.nats: EmbeddedNats | None = None
+        self.bugs = Bugs()
         self.api = Api(self)
 
     # --- what the API asks --------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ class Broker:
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
         async with AsyncExitStack() as stack:
-            stack.enter_context(_alone(self.config.data))
+            stack.enter_context(alone(self.config.data))
             stack.callback(self._store.close)
             stack.callback(self._writer.shutdown)
             stack.callback(self._readers.shutdown)
@@ -159,6 +160,7 @@ class Broker:
                 loops.create_task(self._redelivery_loop(), name="redelivery")
                 loops.create_task(self._topology_loop(), name="topology")
                 loops.create_task(self._members_loop(), name="members")
+                loops.create_task(self.bugs.watch(), name="bugs")
 
     async def _start_nats(self, stack: AsyncExitStack) -> None:
         settings = self.config.nats
@@ -402,18 +404,6 @@ class Broker:
     def _tell_change(self) -> None:
         self.changed, waiting = asyncio.Event(), self.changed
         waiting.set()
-
-
-@contextmanager
-def _alone(data: Path) -> Iterator[None]:
-    """One broker process a data directory: two would end each other's bus server and number rows alike."""
-    data.mkdir(parents=True, exist_ok=True)
-    with (data / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            raise ConfigError(f"another broker uses {data}: stop it first") from exc
-        yield
 
 
 def _batches(messages: list[Message]) -> list[list[Message]]:

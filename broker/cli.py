@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from broker import setup
 from broker.app import Broker
 from broker.config import load_config
+from protocol import process
 
 
 def add_parser(commands: Any) -> None:
@@ -84,22 +85,9 @@ def _run(args: argparse.Namespace) -> int:
         running = asyncio.current_task()
         if running is None:
             raise AssertionError("no running task")
-        loop = asyncio.get_running_loop()
-        for name in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(name, running.cancel)
+        process.on_stop(running.cancel)
         await broker.run()
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        try:
-            runner.run(main())
-        except asyncio.CancelledError:
-            return 0
+    with suppress(asyncio.CancelledError):
+        process.run(main())
     return 0
-
-
-def _loop_factory() -> Any:
-    try:
-        import uvloop  # noqa: PLC0415 - not to be had on every platform
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

@@ -10,12 +10,11 @@ broken one leaves the last good state in force and is reported. Every answer is 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -24,6 +23,7 @@ from protocol.errors import ConfigError, ProtocolError
 from protocol.keys import KeyRecord
 from protocol.parse import convert, decode
 from protocol.policy import Facts, Outcome, Policy, PolicyBook, evaluate, explain, load_policy
+from protocol.process import read_toml
 from protocol.registry import Member, Region, Registry, as_recipient
 from protocol.statements import Decision
 
@@ -98,12 +98,7 @@ _member_decoder: Final = msgspec.json.Decoder(Member)
 def load_region(directory: Path, broker_keys: list[KeyRecord]) -> Region:
     """Read region.toml and the members' files. ConfigError with the file and the path of the fault."""
     path = directory / "region.toml"
-    try:
-        document: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError as exc:
-        raise ConfigError(f"{path} is missing: make a region with `kentongan broker init`") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: not valid TOML: {exc}") from exc
+    document = read_toml(path, "kentongan broker init")
     members = []
     for file in sorted((directory / "members").glob("*.json")):
         try:

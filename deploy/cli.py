@@ -8,45 +8,13 @@ logged by type and place, never with its values, since those could be report con
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-import traceback
 from typing import Any
-
-import structlog
 
 import broker.cli
 import deploy.policy.cli
 import node.cli
-from protocol.errors import ConfigError, Transient
-
-EXIT_CONFIG = 2
-EXIT_BUG = 70
-
-
-def configure_logging() -> None:
-    """JSON lines with a time, on standard error."""
-    logging.basicConfig(handlers=[logging.NullHandler()])
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-
-
-def _leaves(exc: BaseException) -> list[BaseException]:
-    if isinstance(exc, BaseExceptionGroup):
-        return [leaf for inner in exc.exceptions for leaf in _leaves(inner)]
-    return [exc]
-
-
-def _place(exc: BaseException) -> str:
-    frames = traceback.extract_tb(exc.__traceback__)
-    return f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}" if frames else "?"
+from protocol import process
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,24 +41,8 @@ def main(arguments: list[str] | None = None, *, log: bool = True) -> int:
     """Run a command; the console script's entry point. `log` off leaves the caller's logging alone."""
     args: Any = _parser().parse_args(arguments)
     if log:
-        configure_logging()
-    try:
-        return int(args.run(args))
-    except (ConfigError, Transient) as exc:
-        print(f"kentongan: {exc}", file=sys.stderr)
-        return EXIT_CONFIG
-    except Exception as exc:  # noqa: BLE001 - the last edge: everything else is a bug and ends the process here
-        return _end(exc)
-
-
-def _end(exc: BaseException) -> int:
-    leaves = _leaves(exc)
-    if all(isinstance(leaf, ConfigError | Transient) for leaf in leaves):
-        print(f"kentongan: {leaves[0]}", file=sys.stderr)
-        return EXIT_CONFIG
-    for leaf in leaves:
-        structlog.get_logger().critical("process.bug", error=type(leaf).__name__, at=_place(leaf))
-    return EXIT_BUG
+        process.configure_logging()
+    return process.exit_code(lambda: int(args.run(args)), lambda text: print(f"kentongan: {text}", file=sys.stderr))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Guarantees:
   * `publish` returns only when the stream has stored the message; whoever gets an exception sends again. A message can
     be stored although `publish` raised: receivers must treat twice as once.
   * every attempt to send carries a new transport id, so the stream's own deduplication swallows nothing.
-  * `pull` hands over what has arrived at once, and holds no more than the caller asked for, in flight and buffered.
+  * `pull` hands over what has arrived at once, and holds no more than the caller asked for (`protocol/pulling.py`).
   * a lost, restarted or replaced server, a cut by the server (suspension, expired credentials) included, ends in
     reconnecting for as long as the object is open; credentials are read again each time.
 
@@ -17,21 +17,28 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from protocol import limits, subjects
-from protocol.dialing import Credentials, check_stored, close_client, dial, jittered, tls_context
+from protocol.dialing import (
+    SEND_ERRORS,
+    Credentials,
+    check_stored,
+    close_client,
+    dial,
+    jittered,
+    status_of,
+    tls_context,
+)
 from protocol.errors import ConfigError, ProtocolError, Transient
+from protocol.pulling import Puller
 from protocol.reasons import Reason
 from protocol.transport import Message
 
@@ -40,33 +47,10 @@ Handler = Callable[[str, bytes], Awaitable[bytes]]
 
 HEADER_ROOM: Final = 512
 """The server's payload limit counts headers, and it closes the connection of whoever exceeds it."""
-PULL_EXPIRES: Final = 2.0
-"""Seconds that the server keeps a request for messages open."""
-PULL_GRACE: Final = 0.5
-"""Seconds after which an expired request that the server did not answer counts as lost."""
-PULL_RETRY: Final = 0.25
-"""Seconds between requests for messages while the server refuses them."""
 RECONNECT_WAIT: Final = 0.5
 REFUSED_WAIT: Final = 2.0
 SERVED_AT_ONCE: Final = 64
 _REASON_HEADER: Final = "Kentongan-Reason"
-_SEND_ERRORS: Final = (
-    nats.errors.ConnectionClosedError,
-    nats.errors.ConnectionDrainingError,
-    nats.errors.OutboundBufferLimitError,
-    OSError,
-)
-
-
-@dataclass(slots=True)
-class _Request:
-    """An open request for messages, with the subscription that hears its answers."""
-
-    left: int
-    """Messages that may still come."""
-    lost_at: float
-    """When an unanswered request counts as lost."""
-    sub: Subscription | None = None
 
 
 class NatsBus:
@@ -89,8 +73,6 @@ class NatsBus:
         self._credentials = Credentials(creds) if creds else None
         self._tls = tls_context(ca_file) if ca_file else None
         self._name = name
-        self._next_subject = subjects.next_message(stream, consumer)
-        self._source = f"{stream}/{consumer}"
         self._connect_timeout = connect_timeout
         self._publish_timeout = publish_timeout
         self._on_state = on_state
@@ -99,14 +81,14 @@ class NatsBus:
         self._id = secrets.token_hex(8)
         self._count = itertools.count(1)
         self._replies = f"{subjects.INBOXES}.{self._id}.r"
-        self._pulled = f"{subjects.INBOXES}.{self._id}.p"
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
-        self._buffer: deque[Message] = deque()
-        self._requests: dict[str, _Request] = {}
-        self._ended: list[Subscription] = []
-        self._retry_at = 0.0
-        self._trouble = ""
-        self._puller: asyncio.Future[None] | None = None
+        self._puller = Puller(
+            stream,
+            consumer,
+            f"{subjects.INBOXES}.{self._id}.p",
+            client=lambda: self._nc if self.connected else None,
+            check=self._raise_fault,
+        )
         self._services: list[tuple[str, Handler]] = []
         self._serving: set[asyncio.Task[None]] = set()
         self._served = asyncio.Semaphore(SERVED_AT_ONCE)
@@ -180,7 +162,7 @@ class NatsBus:
     @property
     def buffered(self) -> int:
         """Messages that arrived and wait for the next `pull`."""
-        return len(self._buffer)
+        return self._puller.buffered
 
     async def publish(self, subject: str, kind: str, data: bytes) -> None:
         """See `Bus.publish`."""
@@ -193,35 +175,12 @@ class NatsBus:
 
     async def pull(self, most: int, wait: float) -> list[Message]:
         """See `Bus.pull`."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + wait
-        while not self._buffer:
-            self._raise_fault()
-            if self._trouble:
-                trouble, self._trouble = self._trouble, ""
-                raise Transient(trouble)
-            now = loop.time()
-            if now >= deadline:
-                if not self.connected:
-                    raise Transient("not connected to the bus")
-                return []
-            await self._request_more(most)
-            if not self._buffer and not self._trouble:
-                again = (
-                    self._retry_at
-                    if self._retry_at > now
-                    else min((request.lost_at for request in self._requests.values()), default=deadline)
-                )
-                await self._sleep_until(min(deadline, max(again, now + 0.001)))
-        batch = [self._buffer.popleft() for _ in range(min(most, len(self._buffer)))]
-        # The next messages travel while the caller works on these.
-        await self._request_more(most)
-        return batch
+        return await self._puller.take(most, wait)
 
     async def ack(self, messages: Sequence[Message]) -> None:
         """See `Bus.ack`."""
         nc = self._nc
-        with suppress(*_SEND_ERRORS):
+        with suppress(*SEND_ERRORS):
             for message in messages:
                 if not nc.is_connected:
                     return
@@ -256,7 +215,7 @@ class NatsBus:
         if self.connected:
             # Until the server has it, other connections' requests find nobody. Two round trips, because the library's
             # first question overtakes what it has yet to write. A break now is mended by reconnecting.
-            with suppress(*_SEND_ERRORS, nats.errors.FlushTimeoutError):
+            with suppress(*SEND_ERRORS, nats.errors.FlushTimeoutError):
                 await nc.flush()
                 await nc.flush()
 
@@ -298,12 +257,12 @@ class NatsBus:
         try:
             await nc.publish(subject, data, reply=f"{self._replies}.{token}", headers=headers)
             answer = await future
-        except _SEND_ERRORS as exc:
+        except SEND_ERRORS as exc:
             raise Transient(f"cannot send on {subject}: {exc}") from exc
         finally:
             timer.cancel()
             self._waiting.pop(token, None)
-        if not answer.data and _status(answer) == "503":
+        if not answer.data and status_of(answer) == "503":
             raise Transient(f"nobody serves {subject} at present")
         return answer
 
@@ -311,84 +270,6 @@ class NatsBus:
         future = self._waiting.get(msg.subject.rpartition(".")[2])
         if future is not None and not future.done():
             future.set_result(msg)
-
-    # Pulling
-
-    async def _request_more(self, most: int) -> None:
-        now = asyncio.get_running_loop().time()
-        for token in [token for token, request in self._requests.items() if request.lost_at <= now]:
-            self._end_request(token)
-        await self._forget_ended()
-        outstanding = sum(request.left for request in self._requests.values())
-        batch = most - outstanding - len(self._buffer)
-        # Half of what may be open at once: few requests under load, and the server never runs dry.
-        if not self.connected or now < self._retry_at or batch <= 0 or outstanding > most // 2:
-            return
-        nc, token = self._nc, str(next(self._count))
-        request = self._requests[token] = _Request(batch, now + PULL_EXPIRES + PULL_GRACE)
-
-        async def on_pulled(msg: Msg) -> None:
-            self._on_pulled(token, request, msg)
-
-        reply = f"{self._pulled}.{token}"
-        body = b'{"batch":%d,"expires":%d}' % (batch, int(PULL_EXPIRES * 1e9))
-        with suppress(*_SEND_ERRORS):
-            # One subscription a request: between accounts, the server remembers where to send answers for as long as
-            # somebody listens there, and would pile up one entry a request under a standing subscription.
-            request.sub = await nc.subscribe(reply, cb=on_pulled)
-            if token not in self._requests:
-                # The connection broke in between and took the request along.
-                self._ended.append(request.sub)
-                return
-            await nc.publish(self._next_subject, body, reply=reply)
-
-    def _on_pulled(self, token: str, request: _Request, msg: Msg) -> None:
-        # A stored message always carries where to acknowledge it. A member could put a status among its headers, but it
-        # cannot take that away: so this, and not the header, tells the server's word from a member's.
-        if msg.reply:
-            kind = (msg.headers or {}).get(subjects.KIND_HEADER, "")
-            self._buffer.append(Message(msg.subject, kind, msg.data, msg.reply))
-            request.left -= 1
-            if request.left <= 0:
-                self._end_request(token)
-        else:
-            self._on_pull_status(token, msg)
-        self._wake()
-
-    def _on_pull_status(self, token: str, msg: Msg) -> None:
-        status, text = _status(msg), (msg.headers or {}).get("Description", "")
-        if status == "100":
-            return
-        self._end_request(token)
-        if status in ("404", "408") or (status == "409" and text.lower().startswith(("batch", "message size"))):
-            return
-        self._retry_at = asyncio.get_running_loop().time() + PULL_RETRY
-        self._trouble = f"cannot read {self._source}: {text or 'it does not exist at present'}"
-
-    def _end_request(self, token: str) -> None:
-        request = self._requests.pop(token, None)
-        if request is not None and request.sub is not None:
-            self._ended.append(request.sub)
-
-    async def _forget_ended(self) -> None:
-        # Not done where a request ends: that is inside the subscription's own task, which unsubscribing cancels.
-        while self._ended:
-            with suppress(*_SEND_ERRORS, nats.errors.BadSubscriptionError):
-                await self._ended.pop().unsubscribe()
-
-    async def _sleep_until(self, when: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._puller = loop.create_future()
-        timer = loop.call_at(when, self._wake)
-        try:
-            await self._puller
-        finally:
-            timer.cancel()
-            self._puller = None
-
-    def _wake(self) -> None:
-        if self._puller is not None and not self._puller.done():
-            self._puller.set_result(None)
 
     # Serving
 
@@ -400,7 +281,7 @@ class NatsBus:
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
 
-        with suppress(*_SEND_ERRORS):
+        with suppress(*SEND_ERRORS):
             await nc.subscribe(subject, queue="kentongan", cb=on_request, pending_msgs_limit=1024)
 
     async def _answer(self, nc: Client, msg: Msg, handler: Handler) -> None:
@@ -413,12 +294,12 @@ class NatsBus:
             answer, headers = b"", {_REASON_HEADER: exc.reason.value}
         except Exception as exc:  # noqa: BLE001 - not swallowed: raised where the process is listening
             self._fault = exc
-            self._wake()
+            self._puller.wake()
             return
         finally:
             self._served.release()
         if msg.reply:
-            with suppress(*_SEND_ERRORS, nats.errors.MaxPayloadError):
+            with suppress(*SEND_ERRORS, nats.errors.MaxPayloadError):
                 await nc.publish(msg.reply, answer, headers=headers)
 
     def _raise_fault(self) -> None:
@@ -430,7 +311,7 @@ class NatsBus:
     async def _open(self) -> None:
         """Make one connection or raise; on success it is the connection of the moment."""
         nc = self._nc = await dial(self._url, self._options, self._connect_timeout, self._on_fault)
-        with suppress(*_SEND_ERRORS):
+        with suppress(*SEND_ERRORS):
             await nc.subscribe(f"{self._replies}.*", cb=self._on_reply)
             for subject, handler in self._services:
                 await self._subscribe_service(nc, subject, handler)
@@ -438,7 +319,7 @@ class NatsBus:
             # Cut before `on_closed` knew this connection for the current one: nobody else would notice.
             raise Transient(f"the bus at {self._url} closed the new connection")
         self._tell("connected")
-        self._wake()
+        self._puller.wake()
 
     def _on_fault(self, state: str) -> None:
         if state == "refused" or not self._closing:
@@ -453,7 +334,7 @@ class NatsBus:
         async def on_reconnected() -> None:
             if nc is self._nc and not self._closing:
                 self._tell("connected")
-                self._wake()
+                self._puller.wake()
 
         async def on_closed() -> None:
             # The server's "-ERR" (suspended, expired) ends a client of this library for good; ours goes on.
@@ -500,20 +381,13 @@ class NatsBus:
         # Whatever was asked on the old connection gets no answer any more: say so at once instead of after a timeout.
         for future in self._waiting.values():
             _fail(future, why)
-        for token in list(self._requests):
-            self._end_request(token)
-        self._retry_at = 0.0
-        self._wake()
+        self._puller.drop_requests()
 
     def _tell(self, state: str) -> None:
         if state != self._last_state:
             self._last_state = state
             if self._on_state is not None:
                 self._on_state(state)
-
-
-def _status(msg: Msg) -> str:
-    return (msg.headers or {}).get("Status", "")
 
 
 def _fail(future: asyncio.Future[Msg], why: str) -> None:

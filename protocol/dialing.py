@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from protocol import natsauth
 from protocol.errors import ConfigError, ProtocolError, Transient
@@ -24,6 +25,13 @@ from protocol.reasons import Reason
 
 _MESSAGE_TOO_LARGE: Final = 10054  # JetStream error code
 _REFUSALS: Final = ("authorization violation", "authentication expired", "authentication revoked", "not authorized")
+SEND_ERRORS: Final = (
+    nats.errors.ConnectionClosedError,
+    nats.errors.ConnectionDrainingError,
+    nats.errors.OutboundBufferLimitError,
+    OSError,
+)
+"""What the library raises when a connection can no longer send."""
 OnError = Callable[[Exception], Awaitable[None]]
 
 
@@ -115,6 +123,11 @@ def check_stored(answer: bytes) -> None:
             raise ProtocolError(Reason.TOO_LARGE, "$", "more than the stream takes")
         raise Transient(f"the stream did not store the message: {error.get('description', '')} ({code})")
     raise Transient("the stream took a new message for one that it has")
+
+
+def status_of(msg: Msg) -> str:
+    """The server's status among the headers of its answer; empty if there is none."""
+    return (msg.headers or {}).get("Status", "")
 
 
 def jittered(seconds: float) -> float:

@@ -80,8 +80,32 @@ def test_packages_import_downwards(package: str, never: set[str]) -> None:
     ("library", "home"),
     [
         ("cryptography", ("protocol/keys.py", "protocol/sealing.py")),
-        ("nats", ("protocol/bus.py", "protocol/dialing.py", "broker/natsd.py", "broker/topology.py")),
+        (
+            "nats",
+            (
+                "protocol/bus.py",
+                "protocol/dialing.py",
+                "protocol/pulling.py",
+                "broker/natsd.py",
+                "broker/topology.py",
+            ),
+        ),
         ("nkeys", ("protocol/natsauth.py",)),
+        (
+            "aiohttp",
+            (
+                "protocol/door.py",
+                "node/app.py",
+                "node/api/inbox.py",
+                "node/api/policy.py",
+                "node/api/reports.py",
+                "node/api/server.py",
+                "broker/api.py",
+                "deploy/demo/client.py",
+                "deploy/demo/region.py",
+                "deploy/demo/run.py",
+            ),
+        ),
         (
             "sqlalchemy",
             ("node/store.py", "node/tables.py", "broker/store.py", "broker/tables.py", "broker/ledger.py"),

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from deploy.demo import incidents as demo
+from deploy.demo import readings
 from protocol.report import UNITS, Filing
 
 ALL = demo.load()
@@ -38,23 +39,23 @@ def capitalised(text: str) -> set[str]:
 
 def test_the_set_is_whole() -> None:
     assert len(BY_ID) == len(ALL) == 48
-    assert set(demo.READINGS) == set(BY_ID)
+    assert set(readings.READINGS) == set(BY_ID)
     assert {"id", "jp", "my", "sg", "vn"} <= {incident.country for incident in ALL}
     assert all(incident.sources for incident in ALL)
 
 
 def test_every_table_speaks_of_incidents_that_exist() -> None:
     tables = (
-        demo._SECTORS_OF,
-        demo._CITIES,
-        demo._CLOCK,
-        demo._PROCESSES,
-        demo._SITES,
-        demo._STOLEN,
-        demo._CLAIMED,
-        demo._NOT_PAID,
-        demo._REQUEST_FLOODS,
-        demo._DETERMINATIONS,
+        readings.SECTORS_OF,
+        readings.CITIES,
+        readings.CLOCK,
+        readings.PROCESSES,
+        readings.SITES,
+        readings.STOLEN,
+        readings.CLAIMED,
+        readings.NOT_PAID,
+        readings.REQUEST_FLOODS,
+        readings.DETERMINATIONS,
         demo.ILLUSTRATIVE_ADDRESSES,
     )
     assert {key for table in tables for key in table} <= set(BY_ID)
@@ -110,7 +111,7 @@ def test_free_text_does_not_defeat_coarse_times_and_counts(incident: demo.Incide
 def test_names_are_names_that_the_facts_use() -> None:
     for incident in ALL:
         facts = msgspec.json.encode(incident).decode()
-        missing = [name for name in demo.READINGS[incident.id].names if name.lower() not in facts.lower()]
+        missing = [name for name in readings.READINGS[incident.id].names if name.lower() not in facts.lower()]
         assert not missing, incident.id
 
 
@@ -146,7 +147,7 @@ def test_contacts_are_on_reserved_domains(incident: demo.Incident) -> None:
 @each
 def test_times_are_no_finer_than_what_was_published(incident: demo.Incident) -> None:
     times = demo.filing(incident)["body"]["times"]
-    clock = demo._CLOCK.get(incident.id, {})
+    clock = readings.CLOCK.get(incident.id, {})
     assert "occurred" in times
     for name, point in times.items():
         if name not in clock:
@@ -163,12 +164,12 @@ def test_times_are_no_finer_than_what_was_published(incident: demo.Incident) -> 
 @each
 def test_clock_times_stand_in_the_facts(incident: demo.Incident) -> None:
     text = " ".join(part for part in (incident.summary, incident.service_impact, incident.notes) if part)
-    for value, _ in demo._CLOCK.get(incident.id, {}).values():
+    for value, _ in readings.CLOCK.get(incident.id, {}).values():
         assert value[11:16] in text or (value[11:16] == "00:00" and "midnight" in text)
 
 
 def test_cities_stand_in_the_facts() -> None:
-    for name, city in demo._CITIES.items():
+    for name, city in readings.CITIES.items():
         assert city in BY_ID[name].victim + BY_ID[name].summary
 
 

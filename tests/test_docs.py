@@ -20,9 +20,9 @@ import broker.store
 import node.metrics
 import node.store
 from deploy.cli import _parser
-from node.answers import status_of
 from node.outbox import Outbox
 from protocol import limits
+from protocol.door import status_of
 from protocol.keys import b64
 from protocol.reasons import Reason
 from protocol.report import COARSE_UNITS, HEADER_UNIT, UNIT_NAMES, UNITS, unit_of
@@ -293,7 +293,7 @@ def test_the_log_events_exist() -> None:
     """Every event named in the guide is logged somewhere."""
     source = "".join(
         path.read_text(encoding="utf-8")
-        for name in ("node", "broker", "deploy")
+        for name in ("protocol", "node", "broker", "deploy")
         for path in (ROOT / name).rglob("*.py")
     )
     logged = set(re.findall(r'(?:\.(?:info|warning|error|critical)|\btell)\(\s*"([a-z_.]+)"', source))

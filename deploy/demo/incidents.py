@@ -1,4 +1,4 @@
-"""Publicly documented incidents as filings: facts in `incidents.json`, our reading of them in the tables below.
+"""Publicly documented incidents as filings: facts in `incidents.json`, our reading of them in `readings.py`.
 
 Guarantees: a filing says what the published facts say, validates as the report profile, and keeps every source. The
 victim is named only in units that policies withhold as `@victim`, `@narrative` or `@location`, never in the title, and
@@ -21,6 +21,23 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
+from deploy.demo.readings import (
+    ATTRIBUTIONS,
+    CITIES,
+    CLAIMED,
+    CLOCK,
+    DETERMINATIONS,
+    NOT_PAID,
+    PROCESSES,
+    PRODUCTS,
+    READINGS,
+    REQUEST_FLOODS,
+    SECTORS,
+    SECTORS_OF,
+    SITES,
+    STOLEN,
+    SUPPLIERS,
+)
 from protocol import taxonomy as tx
 from protocol.report import Filing
 
@@ -108,215 +125,6 @@ def load() -> list[Incident]:
     return msgspec.json.decode(data, type=list[Incident])
 
 
-# --- our reading of the facts -----------------------------------------------------------------------------------
-
-
-class Reading(Struct, frozen=True):
-    """What takes a person to read: a title, the names that give the victim away, whether a service suffered."""
-
-    title: str
-    names: tuple[str, ...] = ()
-    disrupted: bool = False
-
-
-_FAULTY: Final = "after a faulty security software update"
-
-READINGS: Final[dict[str, Reading]] = {
-    "id-pdns-brain-cipher-2024": Reading(
-        "Ransomware at a government data centre",
-        ("PDNS", "Temporary National Data Centre", "Surabaya", "Ministry of Communication"),
-        True,
-    ),
-    "id-bsi-lockbit-2023": Reading("Ransomware at a large bank, with days of outage", ("BSI", "Bank Syariah"), True),
-    "id-wannacry-2017": Reading("Ransomware worm at a hospital", ("Dharmais",), True),
-    "jp-wannacry-2017": Reading("Ransomware worm at manufacturers and other sites", ("Hitachi", "Nissan"), True),
-    "sg-wannacry-2017": Reading(
-        "Ransomware worm on digital signage", ("MediaOnline", "Tiong Bahru", "White Sands"), True
-    ),
-    "th-wannacry-2017": Reading("Ransomware worm on some 200 computers"),
-    "vn-wannacry-2017": Reading("Ransomware worm on a provincial server and other computers", ("Thai Nguyen",)),
-    "my-wannacry-2017": Reading("Ransomware worm at an academic institution"),
-    "sg-crowdstrike-outage-2024": Reading(f"Airport check-in outage {_FAULTY}", ("Changi", "AirAsia", "Scoot"), True),
-    "my-crowdstrike-outage-2024": Reading(
-        f"Airline and railway ticketing outage {_FAULTY}", ("AirAsia", "KTM", "KLIA"), True
-    ),
-    "ph-crowdstrike-outage-2024": Reading(f"Flight cancellations {_FAULTY}", ("Cebu Pacific", "AirAsia"), True),
-    "jp-crowdstrike-outage-2024": Reading(
-        f"Airline, railway and retail outage {_FAULTY}",
-        ("Jetstar", "Japan Airlines", "JR West", "McDonald's", "Universal Studios"),
-        True,
-    ),
-    "th-crowdstrike-outage-2024": Reading(
-        f"Airport check-in outage {_FAULTY}", ("Airports of Thailand", "Don Mueang"), True
-    ),
-    "id-crowdstrike-outage-2024": Reading(f"Airline check-in outage {_FAULTY}", ("AirAsia",), True),
-    "kh-crowdstrike-outage-2024": Reading(f"Airline check-in outage {_FAULTY}", ("AirAsia",), True),
-    "my-prudential-moveit-2023": Reading(
-        "Customer data taken from insurers through a file-transfer flaw", ("Prudential",)
-    ),
-    "sg-sita-krisflyer-2021": Reading(
-        "Frequent-flyer data exposed at an airline IT supplier", ("Singapore Airlines", "KrisFlyer", "PPS", "SITA")
-    ),
-    "jp-sita-ana-jal-2021": Reading(
-        "Mileage members' data exposed at an airline IT supplier",
-        ("All Nippon", "ANA", "Japan Airlines", "JAL", "SITA"),
-    ),
-    "my-sita-malaysia-airlines-2021": Reading(
-        "Passenger data touched by a breach at an airline IT supplier", ("Malaysia Airlines", "SITA")
-    ),
-    "ph-rcbc-swift-2016": Reading(
-        "Stolen interbank transfers laundered through bank accounts",
-        ("Rizal", "RCBC", "Jupiter Street", "Bangladesh Bank"),
-    ),
-    "vn-tpbank-swift-2015": Reading("Forged interbank payment order stopped by a bank", ("Tien Phong", "TPBank")),
-    "sg-bec-timor-leste-2024": Reading("Business e-mail fraud against a commodity firm"),
-    "tl-bec-singapore-2024": Reading("Proceeds of a business e-mail fraud frozen in a bank account"),
-    "mm-luminousmoth-2021": Reading("Espionage against some 100 targets, government bodies among them"),
-    "ph-luminousmoth-2021": Reading("Espionage against some 1,400 targets, government bodies among them"),
-    "jp-jal-ddos-2024": Reading("Denial of service against an airline's network", ("Japan Airlines", "JAL"), True),
-    "jp-banks-ddos-2024": Reading("Denial of service against online banking", ("MUFG", "Mizuho", "Resona"), True),
-    "jp-docomo-ddos-2025": Reading(
-        "Denial of service against a mobile operator's web services",
-        ("NTT", "Docomo", "goo", "Lemino", "d-payment"),
-        True,
-    ),
-    "jp-nagoya-port-lockbit-2023": Reading("Ransomware at a container port", ("Nagoya", "Toyota"), True),
-    "jp-kadokawa-blacksuit-2024": Reading(
-        "Ransomware at a publishing and video company", ("KADOKAWA", "Dwango", "Niconico"), True
-    ),
-    "jp-asahi-qilin-2025": Reading("Ransomware at a beverage manufacturer", ("Asahi",), True),
-    "jp-kddi-outage-2022": Reading("Mobile network outage after a maintenance error", ("KDDI",), True),
-    "my-mahb-2025": Reading(
-        "Attack with a ransom demand at an airport operator",
-        ("Malaysia Airports", "MAHB", "Kuala Lumpur International", "KLIA"),
-        True,
-    ),
-    "my-prasarana-ransomhub-2024": Reading(
-        "Data theft claimed at a public transport operator", ("Prasarana", "LRT", "MRT", "RapidKL")
-    ),
-    "ph-philhealth-medusa-2023": Reading(
-        "Ransomware at a public health insurer", ("PhilHealth", "Philippine Health Insurance"), True
-    ),
-    "ph-media-ddos-2021": Reading("Denial of service against news sites", ("ABS-CBN", "Rappler", "Vera Files"), True),
-    "sg-singhealth-2018": Reading(
-        "Patient data copied from a public healthcare group", ("SingHealth", "Singapore Health Services", "IHiS")
-    ),
-    "sg-unc3886-telcos-2025": Reading("Espionage in mobile operators' networks", ("Singtel", "StarHub", "M1", "SIMBA")),
-    "sg-synapxe-ddos-2023": Reading("Denial of service against a public healthcare network", ("Synapxe",), True),
-    "sg-ocbc-phishing-2021": Reading("Text-message phishing of bank customers", ("OCBC",)),
-    "th-9near-2023": Reading("Threat to publish citizens' personal data", ("Mor Prom", "Ministry of Public Health")),
-    "th-pea-2020": Reading("Ransomware at an electricity distributor", ("PEA", "Provincial Electricity"), True),
-    "vn-vndirect-2024": Reading("Ransomware at a securities broker", ("VNDIRECT",), True),
-    "vn-pvoil-2024": Reading("Ransomware at a fuel retailer", ("PVOIL", "PetroVietnam"), True),
-    "vn-cic-2025": Reading("Intrusion into a credit bureau", ("CIC", "Credit Information Center", "State Bank")),
-    "vn-airports-2016": Reading(
-        "Screens taken over and data leaked in air transport", ("Noi Bai", "Tan Son Nhat", "Vietnam Airlines"), True
-    ),
-    "kh-nec-tempperiscope-2018": Reading(
-        "Espionage against election and government bodies", ("National Election Committee", "Senate", "ministries")
-    ),
-    "bn-brunei-post-phishing-2021": Reading(
-        "Text-message phishing in the name of a postal service", ("Brunei Post", "Brunei Postal")
-    ),
-}
-
-_SECTORS: Final[dict[str, tx.Sector]] = {
-    "government": "government",
-    "finance": "finance.banking",
-    "health": "health",
-    "manufacturing": "manufacturing",
-    "retail": "trade",
-    "trade": "trade",
-    "multiple": "other",
-    "education": "education",
-    "aviation": "transport.air",
-    "rail": "transport.rail",
-    "maritime": "transport.maritime",
-    "land-transport": "transport.land",
-    "postal": "logistics",
-    "media": "media",
-    "telecom": "ict.telecom",
-    "energy": "energy",
-}
-
-# Where the victim is not what its sector's usual code says: airports, a port, an insurer, a broker, a credit bureau.
-_SECTORS_OF: Final[dict[str, tuple[tx.Sector, ...]]] = {
-    "sg-crowdstrike-outage-2024": ("transport.airport", "transport.air"),
-    "th-crowdstrike-outage-2024": ("transport.airport",),
-    "my-mahb-2025": ("transport.airport",),
-    "vn-airports-2016": ("transport.airport", "transport.air"),
-    "jp-nagoya-port-lockbit-2023": ("transport.port",),
-    "my-prudential-moveit-2023": ("finance",),
-    "vn-vndirect-2024": ("finance",),
-    "vn-cic-2025": ("finance",),
-    "th-pea-2020": ("energy.electricity",),
-    "vn-pvoil-2024": ("energy.oil",),
-}
-
-_CITIES: Final = {
-    "id-pdns-brain-cipher-2024": "Surabaya",
-    "id-wannacry-2017": "Jakarta",
-    "jp-nagoya-port-lockbit-2023": "Nagoya",
-    "ph-rcbc-swift-2016": "Manila",
-    "th-wannacry-2017": "Bangkok",
-}
-
-# Clock times stand in the text of the facts, in local time; the facts' date fields only hold days.
-_CLOCK: Final[dict[str, dict[str, tuple[str, tx.Fidelity]]]] = {
-    "id-pdns-brain-cipher-2024": {"occurred": ("2024-06-20T00:54:00+07:00", "hour")},  # published as "about"
-    "id-crowdstrike-outage-2024": {"recovered": ("2024-07-20T14:00:00+08:00", "hour")},
-    "sg-crowdstrike-outage-2024": {"recovered": ("2024-07-20T19:00:00+08:00", "hour")},
-    "jp-jal-ddos-2024": {
-        "occurred": ("2024-12-26T07:24:00+09:00", "minute"),
-        "contained": ("2024-12-26T08:56:00+09:00", "minute"),
-    },
-    "jp-docomo-ddos-2025": {
-        "occurred": ("2025-01-02T05:27:00+09:00", "minute"),
-        "ended": ("2025-01-02T16:10:00+09:00", "minute"),
-    },
-    "sg-synapxe-ddos-2023": {
-        "occurred": ("2023-11-01T09:20:00+08:00", "minute"),
-        "recovered": ("2023-11-01T16:30:00+08:00", "minute"),
-    },
-    "vn-vndirect-2024": {"detected": ("2024-03-24T10:00:00+07:00", "hour")},
-    "vn-pvoil-2024": {"occurred": ("2024-04-02T00:00:00+07:00", "hour")},
-}
-
-# Physical processes that stopped or slowed. No source says anything about safety, so none is claimed either way.
-_PROCESSES: Final = {
-    "jp-nagoya-port-lockbit-2023": "Loading and unloading of containers by trailer suspended",
-    "jp-asahi-qilin-2025": "Production stopped at six breweries; ordering and shipping halted",
-    "jp-jal-ddos-2024": "Baggage systems disrupted and flights delayed",
-    "my-mahb-2025": "Flight displays, check-in counters and baggage reported down; disputed by the operator",
-    "vn-airports-2016": "Flight screens and loudspeakers taken over; passengers checked in by hand",
-}
-
-# A supplier that the facts name as the way in or the cause; the mark is looked for in victim and summary.
-_SUPPLIERS: Final = (("CrowdStrike", "security software supplier"), ("SITA", "airline IT supplier"))
-
-_SITES: Final = {"jp-nagoya-port-lockbit-2023": 5, "vn-pvoil-2024": 760}  # terminals, filling stations
-_STOLEN: Final = frozenset({"jp-kadokawa-blacksuit-2024", "ph-philhealth-medusa-2023"})  # stated, not only claimed
-_CLAIMED: Final = frozenset({"id-bsi-lockbit-2023", "th-9near-2023", "vn-cic-2025"})  # counts are the actor's own
-_NOT_PAID: Final = frozenset({"jp-asahi-qilin-2025", "th-wannacry-2017"})  # said in the text, not in `paid`
-_REQUEST_FLOODS: Final = frozenset({"ph-media-ddos-2021"})  # measured in requests: the endpoint, not the network
-_DETERMINATIONS: Final[dict[str, tx.Determination]] = {
-    "vn-tpbank-swift-2015": "failed-attempt",
-    "id-bsi-lockbit-2023": "suspected",
-    "th-9near-2023": "suspected",
-}
-_PRODUCTS: Final = {"CVE-2023-34362": "MOVEit Transfer"}
-
-# How an attribution begins decides how far it is believed; whatever is not listed is "moderate".
-_ATTRIBUTIONS: Final[tuple[tuple[str, tx.Confidence], ...]] = (
-    ("Claimed by the actor", "low"),
-    ("Messages named", "low"),
-    ("Named by", "high"),
-    ("Group named by", "high"),
-    ("US Department of Justice charged", "high"),
-    ("Campaign claimed by Cl0p and attributed by", "high"),
-)
-
-
 # --- NOT FACTS: for the demonstration only ----------------------------------------------------------------------
 
 ILLUSTRATIVE_CONTEXT: Final = "illustrative address from a documentation range, not part of the public facts"
@@ -371,7 +179,7 @@ def _points(value: int | None, steps: Iterable[tuple[int, int]]) -> int:
 
 
 def _scale(incident: Incident) -> int:
-    if incident.id in _CLAIMED:
+    if incident.id in CLAIMED:
         return 0
     affected, loss = incident.affected, incident.financial_loss
     return max(
@@ -391,7 +199,7 @@ def severity(incident: Incident) -> int:
     only the highest counts, and counts that only the actor claims give none. An attempt that failed is 20, whatever
     it aimed at.
     """
-    if _DETERMINATIONS.get(incident.id) == "failed-attempt":
+    if DETERMINATIONS.get(incident.id) == "failed-attempt":
         return _FAILED
     essential = any(tx.sector_within(code, top) for code in sectors(incident) for top in _ESSENTIAL)
     hit = essential and READINGS[incident.id].disrupted
@@ -409,8 +217,8 @@ def names_victim(incident: Incident, text: str) -> bool:
 
 def sectors(incident: Incident) -> list[tx.Sector]:
     """Unified sector codes, the victim's own first, each once."""
-    first = _SECTORS_OF.get(incident.id, (_SECTORS[incident.sector],))
-    return list(dict.fromkeys([*first, *(_SECTORS[name] for name in incident.additional_sectors)]))
+    first = SECTORS_OF.get(incident.id, (SECTORS[incident.sector],))
+    return list(dict.fromkeys([*first, *(SECTORS[name] for name in incident.additional_sectors)]))
 
 
 def _present(**fields: Any) -> dict[str, Any]:
@@ -449,7 +257,7 @@ def _times(incident: Incident) -> dict[str, Any]:
         detected=_point(incident.detected_date),
         ended=_point(incident.occurred_end_date),
     )
-    clock = _CLOCK.get(incident.id, {})
+    clock = CLOCK.get(incident.id, {})
     return known | {name: {"value": value, "fidelity": fidelity} for name, (value, fidelity) in clock.items()}
 
 
@@ -488,7 +296,7 @@ def _counts(incident: Incident) -> dict[str, Any]:
         records=affected.records,
         organisations=affected.organisations,
         systems=affected.systems,
-        sites=_SITES.get(incident.id),
+        sites=SITES.get(incident.id),
     )
 
 
@@ -497,7 +305,7 @@ def _techniques(incident: Incident) -> list[str]:
     if incident.kind == "ransomware" and incident.type == "malicious-code/infected-system":
         return ["T1486"]
     if incident.kind == "ddos":
-        return ["T1499" if incident.id in _REQUEST_FLOODS else "T1498"]
+        return ["T1499" if incident.id in REQUEST_FLOODS else "T1498"]
     return []
 
 
@@ -506,7 +314,7 @@ def _actor(incident: Incident) -> dict[str, str] | None:
         return None
     name, _, remark = incident.actors[0].partition(" (")
     said = incident.attribution or ""
-    believed = next((level for start, level in _ATTRIBUTIONS if said.startswith(start)), "moderate")
+    believed = next((level for start, level in ATTRIBUTIONS if said.startswith(start)), "moderate")
     return {"name": name, "confidence": "low" if remark.startswith("claimed") else believed}
 
 
@@ -520,12 +328,12 @@ def _indicators(incident: Incident) -> Iterator[dict[str, str]]:
 
 
 def _vulnerabilities(incident: Incident) -> list[dict[str, Any]]:
-    return [_present(id=cve, product=_PRODUCTS.get(cve), exploited=True) for cve in incident.cves]
+    return [_present(id=cve, product=PRODUCTS.get(cve), exploited=True) for cve in incident.cves]
 
 
 def _supplier(incident: Incident) -> dict[str, str] | None:
     text = incident.victim + incident.summary
-    return next(({"name": name, "role": role} for name, role in _SUPPLIERS if name in text), None)
+    return next(({"name": name, "role": role} for name, role in SUPPLIERS if name in text), None)
 
 
 def _root_cause(incident: Incident) -> dict[str, Any]:
@@ -546,8 +354,8 @@ def _ransomware(incident: Incident) -> dict[str, Any] | None:
         vector="exploited-vulnerability" if incident.cves else "unknown",
         demand_amount=demand.amount if demand else None,
         demand_currency=demand.currency if demand else None,
-        paid=False if incident.id in _NOT_PAID else demand.paid if demand else None,
-        data_exfiltrated=True if incident.id in _STOLEN else None,
+        paid=False if incident.id in NOT_PAID else demand.paid if demand else None,
+        data_exfiltrated=True if incident.id in STOLEN else None,
     )
 
 
@@ -571,7 +379,7 @@ def _ddos(incident: Incident) -> dict[str, Any] | None:
 
 
 def _process(incident: Incident) -> dict[str, str] | None:
-    process = _PROCESSES.get(incident.id)
+    process = PROCESSES.get(incident.id)
     return {"process_affected": process, "safety_impact": "unknown"} if process else None
 
 
@@ -608,13 +416,13 @@ def _body(incident: Incident, phase: tx.Phase) -> dict[str, Any]:
         title=READINGS[incident.id].title,
         description=_description(incident),
         status="closed" if phase == "final" else "open",
-        determination=_DETERMINATIONS.get(incident.id, "confirmed"),
+        determination=DETERMINATIONS.get(incident.id, "confirmed"),
         confidence=_confidence(incident),
         times=_times(incident),
         impacts=list(_impacts(incident)),
         entity_counts=_counts(incident),
         victim={"name": incident.victim, "sector": primary},
-        geo=_present(country=incident.country, city=_CITIES.get(incident.id)),
+        geo=_present(country=incident.country, city=CITIES.get(incident.id)),
         attack=[{"technique": technique} for technique in _techniques(incident)],
         actor=_actor(incident),
         malware=incident.malware,

@@ -18,6 +18,7 @@ from node.api.reports import read_limited
 from node.core import NodeCore
 from node.intake import Draft, read_item
 from protocol import limits, wording
+from protocol.door import answer
 from protocol.dryrun import dry_run, facts_of_filing, units_of
 from protocol.errors import ConfigError, ProtocolError
 from protocol.reasons import Reason
@@ -71,4 +72,4 @@ class Explaining:
             for answer in answers
         ]
         document = {"origin": core.jurisdiction, "language": language, "at": now, "recipients": shown}
-        return web.Response(body=msgspec.json.encode(document), content_type="application/json")
+        return answer(document)

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import msgspec
 
-from node.config import Config, Http, Token
+from node.config import Config, Http
 from node.core import NodeCore
 from node.store import Store
 from node.trust import Trust, book_of
@@ -27,6 +27,7 @@ from protocol.invitation import Invitation, save_invitation
 from protocol.issuing import issue
 from protocol.keys import SigningKey, write_secret
 from protocol.policy import load_policy
+from protocol.process import Token
 from protocol.reasons import Reason
 from protocol.registry import Member, Region, Registry, sign_region
 from protocol.report import SCHEMA, Filing, Header, Origin, Report
