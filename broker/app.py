@@ -228,7 +228,15 @@ class Broker:
             Incoming(subjects.member_of_intake(message.subject), message.kind, message.data) for message in batch
         ]
         started = time.perf_counter()
-        work = await self._write(self._process, incoming)
+        try:
+            work = await self._write(self._process, incoming)
+        except Transient:
+            raise
+        except Exception as exc:
+            # Acknowledged all the same, or a restart would meet the same message and end the same way, for ever.
+            if await self._write(self._isolate, incoming, exc):
+                await bus.ack(batch)
+            raise
         await bus.ack(batch)
         seconds = time.perf_counter() - started
         self.metrics.count(work, seconds)
@@ -239,25 +247,29 @@ class Broker:
             await self._outgoing.put(outgoing)
 
     def _process(self, incoming: list[Incoming]) -> Work:
-        try:
-            return self._ingest.process(incoming, self._clock())
-        except Transient:
-            raise
-        except Exception as exc:
-            self._isolate(incoming, exc)
-            raise
+        return self._ingest.process(incoming, self._clock())
 
-    def _isolate(self, incoming: list[Incoming], bug: Exception) -> None:
-        """Find the messages that trip a bug, each alone, and put them in quarantine; the process then ends."""
+    def _isolate(self, incoming: list[Incoming], bug: Exception) -> bool:
+        """Decide each message of a batch alone, and put those that trip the bug in quarantine.
+
+        What follows from the others is not sent now: nodes ask again for receipts, deliveries fall due after a restart.
+
+        Returns:
+            False if the ledger could not be used: nothing may be acknowledged.
+        """
         log.error("broker.bug", error=type(bug).__name__, messages=len(incoming))
         for item in incoming:
             try:
-                self._ingest.process([item], self._clock())
+                try:
+                    self._ingest.process([item], self._clock())
+                except Transient:
+                    raise
+                except Exception as exc:  # noqa: BLE001 - whatever it is, this message must not be met again
+                    error = ProtocolError(Reason.INTERNAL, "$", type(exc).__name__)
+                    self._ingest.set_aside(item, error, self._clock())
             except Transient:
-                return
-            except Exception as exc:  # noqa: BLE001 - whatever it is: this message must not be met again after a restart
-                error = ProtocolError(Reason.INTERNAL, "$", type(exc).__name__)
-                self._ingest.set_aside(item, error, self._clock())
+                return False
+        return True
 
     async def _send_loop(self) -> None:
         while True:

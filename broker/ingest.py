@@ -23,7 +23,7 @@ from broker.dedup import FoundLink
 from broker.members import Answers, RegionState
 from broker.route import Planned, Routed, granted_report, plan
 from broker.store import Connection
-from broker.verify import Refused, Verified, name_of, verify_submission
+from broker.verify import Refused, Verified, as_refusal, name_of, verify_submission
 from protocol import limits
 from protocol.errors import ProtocolError
 from protocol.keys import Signer, b64
@@ -198,9 +198,16 @@ class Ingest:
         return work
 
     def set_aside(self, item: Incoming, error: ProtocolError, now: datetime) -> None:
-        """Put a message in quarantine that could not be processed at all."""
+        """Put a message in quarantine that could not be processed at all; a submission is refused for good.
+
+        Without an answer its origin would send it again, and again.
+        """
         with self._store.writing() as connection:
-            self._quarantine(connection, item, error, now)
+            if item.kind != Kind.SUBMISSION:
+                self._quarantine(connection, item, error, now)
+                return
+            refused = Refused(item.member, item.data, name_of(item.data), as_refusal(error))
+            ledger.record(connection, [], [self._refuse(connection, refused, item, now, Work())], now)
 
     # --- submissions ------------------------------------------------------------------------------------------
 
