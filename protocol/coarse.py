@@ -2,6 +2,7 @@
 
 Guarantees: a coarse value never says more than its exact one, and is the same for the same input. Policy picks which
 of the two travels; nobody but the origin ever computes one, so every recipient reads a value that the origin signed.
+That of a text is the text without personal data (`personal`); it is signed where nothing was found, too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Final
 
 from msgspec import UNSET, UnsetType
 
+from protocol.parts import LINE_LENGTH
+from protocol.personal import mask, names_in
 from protocol.report import (
     Body,
     CoarseBody,
@@ -104,7 +107,10 @@ def geo(exact: Geo) -> GeoCoarse:
 
 def coarse_body(body: Body) -> CoarseBody:
     """The coarse stand-ins of all top-level fields that have one."""
+    names = names_in(body) if body.title is not UNSET or body.description is not UNSET else {}
     return CoarseBody(
+        title_coarse=mask(body.title, names, LINE_LENGTH) if body.title is not UNSET else UNSET,
+        description_coarse=mask(body.description, names) if body.description is not UNSET else UNSET,
         times_coarse=times(body.times) if body.times is not UNSET else UNSET,
         entity_counts_coarse=counts(body.entity_counts) if body.entity_counts is not UNSET else UNSET,
         victim_coarse=victim(body.victim) if body.victim is not UNSET else UNSET,

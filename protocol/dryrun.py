@@ -112,10 +112,10 @@ def dry_run(
 
     Args:
         units: those of the report's body, see `units_of`.
-        recipients: those of the region; the origin itself is left out.
+        recipients: those of the region without the member that would file it. Another member of the same
+            jurisdiction is a recipient like any other.
     """
     return [
         answer_for(recipient.jurisdiction, evaluate(facts, recipient, book, now, circles), units)
         for recipient in recipients
-        if recipient.jurisdiction != facts.origin
     ]

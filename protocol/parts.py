@@ -22,8 +22,10 @@ from protocol import taxonomy as tx
 
 # `$` also matches before a newline at the end; `(?!\n)` takes that back, in Python as in a JSON schema.
 Jurisdiction = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{1,30}$(?!\n)")]
-Line = Annotated[str, Meta(min_length=1, max_length=300)]
-Text = Annotated[str, Meta(min_length=1, max_length=32_768)]
+LINE_LENGTH: Final = 300
+TEXT_LENGTH: Final = 32_768
+Line = Annotated[str, Meta(min_length=1, max_length=LINE_LENGTH)]
+Text = Annotated[str, Meta(min_length=1, max_length=TEXT_LENGTH)]
 Note = Annotated[str, Meta(min_length=1, max_length=2_000)]
 Instant = Annotated[datetime, Meta(tz=True)]
 Count = Annotated[int, Meta(ge=0, le=10**12)]

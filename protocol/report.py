@@ -166,8 +166,8 @@ _many = Meta(max_length=limits.LIST_ELEMENTS)
 class Body(Wire, frozen=True, kw_only=True):
     """What is released unit by unit. The annotation of each field is the only place that says how."""
 
-    title: Annotated[Line | UnsetType, _unit("narrative")] = UNSET
-    description: Annotated[Text | UnsetType, _unit("narrative")] = UNSET
+    title: Annotated[Line | UnsetType, _unit("narrative", coarse=True)] = UNSET
+    description: Annotated[Text | UnsetType, _unit("narrative", coarse=True)] = UNSET
     status: Annotated[tx.Status | UnsetType, _unit("assessment")] = UNSET
     determination: Annotated[tx.Determination | UnsetType, _unit("assessment")] = UNSET
     confidence: Annotated[tx.Confidence | UnsetType, _unit("assessment")] = UNSET
@@ -207,6 +207,8 @@ class Body(Wire, frozen=True, kw_only=True):
 class CoarseBody(Wire, frozen=True, kw_only=True):
     """The coarse stand-ins of top-level fields; coarse list elements stand in their list, marked `level: coarse`."""
 
+    title_coarse: Line | UnsetType = UNSET
+    description_coarse: Text | UnsetType = UNSET
     times_coarse: Times | UnsetType = UNSET
     entity_counts_coarse: dict[tx.EntityKind, Line] | UnsetType = UNSET
     victim_coarse: VictimCoarse | UnsetType = UNSET

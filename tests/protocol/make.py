@@ -163,8 +163,8 @@ def body_from(fields: Mapping[str, Any]) -> Body:
 
 
 FULL: Mapping[str, Any] = {
-    "title": "canary-title",
-    "description": "canary-description",
+    "title": "Word from canary-title@cert.example",
+    "description": "canary-description@cert.example asks for help.",
     "status": "open",
     "determination": "confirmed",
     "confidence": "high",
@@ -200,7 +200,8 @@ FULL: Mapping[str, Any] = {
     "related": [{"kind": "led-to", "ref": "canary-related"}],
     "references": [{"title": "canary-references"}],
 }
-"""Every body field, with the name of its unit in the text wherever the type has room for text."""
+"""Every body field, with the name of its unit in the text wherever the type has room for text; in texts that have a
+coarse value, where only the exact one holds it."""
 
 
 def signed(*reports: Report, issuer: str = "id-cert", seed: str = "salt", at: datetime = NOW) -> Envelope:

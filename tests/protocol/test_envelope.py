@@ -234,6 +234,8 @@ def test_coarse_travels_only_where_exact_does_not() -> None:
     coarse = only(opened(restricted(ENVELOPE, 0, COARSE_UNITS)))
     assert coarse.units() == (0, COARSE_UNITS)
     assert coarse.body == {
+        "title_coarse": "Word from [e-mail]",
+        "description_coarse": "[e-mail] asks for help.",
         "times_coarse": {"detected": {"value": "2026-02-03T00:00:00Z", "fidelity": "day"}},
         "entity_counts_coarse": {"people": "1000-9999"},
         "victim_coarse": {"sector": "finance.banking"},

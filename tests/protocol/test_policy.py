@@ -304,10 +304,11 @@ def test_every_class_selects_its_fields() -> None:
     ("rules", "exact", "coarse"),
     [
         ([allow(disclose=[])], (), ()),
-        ([allow(disclose=["title", "victim"])], ("title", "victim"), ("victim",)),
-        ([allow(disclose=["title", "victim"], level={"victim": "coarse"})], ("title",), ("victim",)),
+        ([allow(disclose=["status", "victim"])], ("status", "victim"), ("victim",)),
+        ([allow(disclose=["status", "victim"], level={"victim": "coarse"})], ("status",), ("victim",)),
+        ([allow(disclose=["title"], level={"title": "coarse"})], (), ("title",)),
         ([allow(disclose=["victim"], level={"title": "coarse"})], ("victim",), ("victim",)),
-        ([allow(disclose=["title"], level={"title": "coarse"})], (), ()),
+        ([allow(disclose=["status"], level={"status": "coarse"})], (), ()),
         ([allow(disclose=["victim"], level={"*": "coarse", "victim": "exact"})], ("victim",), ("victim",)),
         ([allow(disclose=["geo"], level={"@location": "coarse", "geo": "exact"})], ("geo",), ("geo",)),
         ([allow(disclose=["geo"], level={"geo": "exact", "@location": "coarse"})], ("geo",), ("geo",)),
@@ -319,15 +320,15 @@ def test_every_class_selects_its_fields() -> None:
             ("indicators.address",),
         ),
         ([allow("a", disclose=["geo"], level={"geo": "coarse"}), allow("b", disclose=["geo"])], ("geo",), ("geo",)),
-        ([allow(disclose=["geo", "title"]), deny(disclose=["geo"])], ("title",), ()),
-        ([allow(disclose=["geo", "title"]), deny(disclose=["geo"], level={"geo": "coarse"})], ("title",), ("geo",)),
+        ([allow(disclose=["geo", "status"]), deny(disclose=["geo"])], ("status",), ()),
+        ([allow(disclose=["geo", "status"]), deny(disclose=["geo"], level={"geo": "coarse"})], ("status",), ("geo",)),
         (
             [
-                allow(disclose=["geo", "title"]),
+                allow(disclose=["geo", "status"]),
                 deny("a", disclose=["geo"], level={"geo": "coarse"}),
                 deny("b", disclose=["geo"]),
             ],
-            ("title",),
+            ("status",),
             (),
         ),
         (
@@ -335,8 +336,9 @@ def test_every_class_selects_its_fields() -> None:
             (),
             ("geo",),
         ),
-        ([allow(disclose=["title"]), deny(disclose=["title"], level={"title": "coarse"})], (), ()),
-        ([allow("a", disclose=["title"]), allow("b", disclose=["status"])], ("title", "status"), ()),
+        ([allow(disclose=["title"]), deny(disclose=["title"], level={"title": "coarse"})], (), ("title",)),
+        ([allow(disclose=["status"]), deny(disclose=["status"], level={"status": "coarse"})], (), ()),
+        ([allow("a", disclose=["malware"]), allow("b", disclose=["status"])], ("status", "malware"), ()),
     ],
 )
 def test_units_and_levels(rules: list[Rule], exact: tuple[str, ...], coarse: tuple[str, ...]) -> None:
@@ -641,9 +643,9 @@ def test_the_recipients_own_check_agrees(rules: list[Rule], taken: list[Rule], h
 def test_what_may_leave() -> None:
     """What no recipient may ever get does not leave; named recipients and their rules are all that counts."""
     book_ = book(
-        allow("a", to=["sg"], disclose=["title"]), allow("b", to=["my"], disclose=["geo"], level={"geo": "coarse"})
+        allow("a", to=["sg"], disclose=["status"]), allow("b", to=["my"], disclose=["geo"], level={"geo": "coarse"})
     )
-    assert may_leave(facts_of(header()), ["sg", "my"], book_, NOW) == (bit("report", "title"), bit("geo"))
+    assert may_leave(facts_of(header()), ["sg", "my"], book_, NOW) == (bit("report", "status"), bit("geo"))
     named = facts_of(header(marking=Marking(tlp="RED", recipients=["my"])))
     assert may_leave(named, ["sg", "my"], book_, NOW) == (bit("report"), bit("geo"))
     assert may_leave(facts_of(header()), [], book_, NOW) == (0, 0)
@@ -812,7 +814,7 @@ def test_an_example_document() -> None:
 
     outcome = decide_("sg")
     assert outcome.exact == select("@technical") | bit("report", "title")
-    assert outcome.coarse == bit("victim", "indicators.address")
+    assert outcome.coarse == bit("title", "victim", "indicators.address")
     assert [rule for rule, *_ in outcome.gates[1].allowed_by] == ["neighbours"]
     assert not decide_("ph").granted
     assert not decide_("sg", severity=Severity(score=19)).granted

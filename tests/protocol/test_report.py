@@ -102,7 +102,8 @@ def test_unit_bits_never_move() -> None:
 def test_units_that_have_a_coarse_value() -> None:
     """Exactly these units can travel coarse."""
     coarse = {name for name, bit in UNIT_BIT.items() if COARSE_UNITS >> bit & 1}
-    assert coarse == {"times", "entity_counts", "victim", "geo", "indicators.address", "contacts"}
+    narrative = {"title", "description"}
+    assert coarse == narrative | {"times", "entity_counts", "victim", "geo", "indicators.address", "contacts"}
     assert {f"{name}_coarse" for name in coarse if not unit_of(name).each} == set(CoarseBody.__struct_fields__)
 
 
