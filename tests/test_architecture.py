@@ -91,6 +91,7 @@ def test_packages_import_downwards(package: str, never: set[str]) -> None:
             ),
         ),
         ("nkeys", ("protocol/natsauth.py",)),
+        ("phonenumbers", ("protocol/numbers.py",)),
         (
             "aiohttp",
             (

@@ -25,6 +25,7 @@ from protocol.report import ALL_UNITS, COARSE_UNITS
 Level = Literal["error", "warning", "note"]
 _PROBES: Final = 4_000
 _STRANGER: Final = "any-other"
+BODY: Final = ALL_UNITS & ~HEADER
 
 
 class Finding(Struct, frozen=True, kw_only=True):
@@ -128,8 +129,8 @@ class _Direction:
         parties = _parties(rule)
         if parties is not None and not parties:
             yield f"`{word}` is empty: it is about nobody"
-        elif parties == {self._own}:
-            yield f"`{word}` names its own jurisdiction only, and nobody exchanges reports with itself"
+        elif parties == {self._own} and self._scene is not None and self._own not in self._scene.several:
+            yield f"`{word}` names its own jurisdiction only, which has no second member"
         elif parties is not None and self._scene is not None and not parties & {*self._scene.jurisdictions}:
             yield f"`{word}`: no member of the region has the jurisdiction {', '.join(sorted(parties))}"
         for name in (*CONDITIONS, "agreement"):
@@ -212,21 +213,20 @@ class _Direction:
             return
         for rule in rules:
             if rule.id not in seen.effective:
-                yield self._why_idle(rule, rules)
-        body = ALL_UNITS & ~HEADER
-        never = body & ~seen.released
-        if never and never != body:
+                yield self._why_idle(rule, rules, heading=rule.id in seen.heading)
+        never = BODY & ~seen.released
+        if never and never != BODY:
             who = "nobody gets" if self._gate == "export" else "never taken in"
             text = f"{who}: {', '.join(names_of(never))}"
             yield _of(self._file, "", "note", f"never-released-{self._gate}", text)
 
     def _asked(self, rules: Sequence[Rule]) -> list[str]:
         if self._scene is not None:
-            return [name for name in self._scene.jurisdictions if name != self._own] or [_STRANGER]
+            return [one.jurisdiction for one in self._scene.others(self._own)] or [_STRANGER]
         named = {name for rule in rules for name in _parties(rule) or ()}
-        return [*sorted(named - {self._own}), _STRANGER]
+        return [*sorted(named), _STRANGER]
 
-    def _why_idle(self, rule: Rule, rules: Sequence[Rule]) -> Finding:
+    def _why_idle(self, rule: Rule, rules: Sequence[Rule], *, heading: bool) -> Finding:
         others = [other for other in rules if other.id != rule.id]
         equal = [o for o in others if o.effect == rule.effect and _covers(o, rule) and _covers(rule, o)]
         if equal:
@@ -238,9 +238,12 @@ class _Direction:
             text = "denies nothing that this document allows today: a fence for rules to come"
             return self._of(rule, "note", "deny-without-effect", text)
         above = [other for other in others if other.effect == "deny" and _covers(other, rule)]
+        nothing = "releases nothing but the heading of reports" if heading else "releases nothing"
         if above:
-            return self._of(rule, "error", "shadowed", f"releases nothing: {above[0].id} denies all of it")
-        return self._of(rule, "warning", "without-effect", "changes nothing beside the other rules together")
+            return self._of(rule, "error", "shadowed", f"{nothing}: {above[0].id} denies all that it names")
+        if heading:
+            return self._of(rule, "warning", "heading-only", f"{nothing}: other rules allow or deny all that it names")
+        return self._of(rule, "warning", "without-effect", "changes nothing: the other rules together cover all of it")
 
 
 def _parties(rule: Rule) -> set[str] | None:
@@ -277,7 +280,8 @@ class _Seen:
     """What the probes showed of one side.
 
     Attributes:
-        effective: ids of rules without which some answer would be another.
+        effective: ids of rules without which some answer would be another, in what the rule names.
+        heading: ids of rules without which somebody would not even get the heading of a report.
         released: units that anybody gets, exact or coarse.
         complete: whether the probes are all there are.
     """
@@ -289,6 +293,7 @@ class _Seen:
         probes = probe(rules, own, most)
         self.complete = probes.complete
         self.effective: set[str] = set()
+        self.heading: set[str] = set()
         self.released = 0
         everything = len(rules)
         for facts in probes.facts if probes.complete else ():
@@ -305,8 +310,13 @@ class _Seen:
             if rule[0] not in self.effective:
                 allowed = [other for other in answer.allowed_by if other is not rule]
                 denied = [other for other in answer.denied_by if other is not rule]
-                if _result(allowed, denied) != result:
+                exact, coarse = _result(allowed, denied)
+                changed = exact ^ result[0] | coarse ^ result[1]
+                # An allow rule that names units is not there for the heading that comes with them.
+                if changed & BODY or (changed and (rule[1] | rule[2] == HEADER or rule in answer.denied_by)):
                     self.effective.add(rule[0])
+                elif changed:
+                    self.heading.add(rule[0])
 
 
 def _result(allowed: Iterable[Matched], denied: Iterable[Matched]) -> tuple[int, int]:

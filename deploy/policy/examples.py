@@ -6,6 +6,8 @@
     name = "a victim is never named abroad"
     origin = "jp"                        # default: the policy's own jurisdiction
     at = 2026-03-01T00:00:00Z            # default: now; which versions of the others' policies and agreements hold
+    others = "open"                      # the others share and take everything; default: their policies as they are
+    agreements = ["mutual-aid"]          # in force between all, in this example
     report = "victim.json"               # a filing beside this file, or as a table [example.report]
 
     [[example.expect]]
@@ -24,22 +26,25 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from broker.members import EXAMPLES
 from deploy.policy import explain
 from deploy.policy.reports import Filed, filing_of
-from deploy.policy.scene import Scene, read_policy
+from deploy.policy.scene import ALWAYS, Scene, in_force, read_policy
 from protocol.dryrun import Answer, units_of
 from protocol.errors import ConfigError, ProtocolError
+from protocol.facts import Pact
 from protocol.parse import convert
-from protocol.policy import Policy
+from protocol.policy import Policy, Rule
 from protocol.report import UNIT_NAMES, Instant, Jurisdiction
-from protocol.rules import names_of, select
+from protocol.rules import AgreementId, names_of, select
 from protocol.wording import Catalogue, reasons_given, say
 
 
@@ -72,6 +77,8 @@ class Example(_Doc, frozen=True, kw_only=True):
     expect: Annotated[list[Expect], Meta(min_length=1)]
     origin: Jurisdiction | UnsetType = UNSET
     at: Instant | UnsetType = UNSET
+    others: Literal["as-they-are", "open"] = "as-they-are"
+    agreements: list[AgreementId] = []
 
 
 class Examples(_Doc, frozen=True, kw_only=True):
@@ -164,8 +171,27 @@ def _faults(expect: Expect, answer: Answer, present: int) -> Iterator[str]:
         yield f"no part is withheld by the rule {expect.rule}"
 
 
+def _around(example: Example, policy: Policy, scene: Scene) -> Scene:
+    """The region that the example supposes."""
+    names = frozenset(scene.jurisdictions)
+    pacts = {name: Pact(names | {policy.jurisdiction}, ALWAYS) for name in example.agreements}
+    scene = replace(scene, circles=replace(scene.circles, agreements={**scene.circles.agreements, **pacts}))
+    if example.others == "as-they-are":
+        return scene
+    others = [_open(name) for name in sorted(names - {policy.jurisdiction})]
+    return scene.with_policies([in_force(policy), *others])
+
+
+def _open(jurisdiction: str) -> Policy:
+    """A policy that shares and takes everything."""
+    everything = Rule(id="all-out", effect="allow", because="supposed by the example", to=["*"], disclose=["*"])
+    taken = msgspec.structs.replace(everything, id="all-in", to=UNSET, from_=["*"])
+    return Policy(jurisdiction=jurisdiction, version=1, effective_from=ALWAYS, export=[everything], import_=[taken])
+
+
 def _try(example: Example, policy: Policy, file: Path, scene: Scene, now: datetime, words: Catalogue) -> list[Failure]:
     report = _report(example, policy, file)
+    scene = _around(example, policy, scene)
     exact, coarse = units_of(report.filing.body)
     found = {a.jurisdiction: a for a in explain.answers(report, scene, example.at or now)}
     failures = []

@@ -13,7 +13,7 @@ from protocol.wording import Catalogue, Sentences, reasons_given, say
 def answers(report: Filed, scene: Scene, now: datetime) -> list[Answer]:
     """What each recipient of the region would get."""
     facts = facts_of_filing(report.filing, report.origin, now)
-    return dry_run(facts, units_of(report.filing.body), scene.recipients, scene.book, now, scene.circles)
+    return dry_run(facts, units_of(report.filing.body), scene.others(report.origin), scene.book, now, scene.circles)
 
 
 def sentences(found: list[Answer], scene: Scene, words: Catalogue) -> list[Sentences]:

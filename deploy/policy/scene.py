@@ -32,13 +32,16 @@ class Scene:
     """What a report would meet.
 
     Args:
+        recipients: one a jurisdiction.
         members: whether `recipients` and `circles` are a real region's, or only what the policies speak of.
+        several: jurisdictions with more than one receiving member, which receive each other's reports.
     """
 
     policies: tuple[Policy, ...]
     recipients: tuple[Recipient, ...]
     circles: Circles = NO_CIRCLES
     members: bool = False
+    several: frozenset[str] = frozenset()
 
     @cached_property
     def book(self) -> PolicyBook:
@@ -50,11 +53,15 @@ class Scene:
         """Everybody who can receive."""
         return tuple(dict.fromkeys(recipient.jurisdiction for recipient in self.recipients))
 
+    def others(self, origin: str) -> list[Recipient]:
+        """Who receives reports of this jurisdiction."""
+        return [one for one in self.recipients if one.jurisdiction != origin or origin in self.several]
+
     def with_policies(self, policies: Iterable[Policy]) -> Scene:
         """The same region under other policies; without real members, everybody in them is one."""
         found = tuple(policies)
         if self.members:
-            return Scene(found, self.recipients, self.circles, members=True)
+            return replace(self, policies=found)
         return replace(of_policies(found), circles=self.circles)
 
     def with_version(self, policy: Policy) -> Scene:
@@ -109,11 +116,22 @@ def of_region(directory: Path) -> Scene:
     """The region in a broker's directory, as the broker knows it."""
     config = load_config(directory)
     state = load_state(config.region, load_keys(config)[1])
+    recipients: dict[str, Recipient] = {}
+    several = set()
+    for member in state.registry.recipients():
+        one = as_recipient(member)
+        known = recipients.get(one.jurisdiction)
+        if known is not None:
+            several.add(one.jurisdiction)
+        # Of several members of a jurisdiction, one that is not suspended speaks for it.
+        if known is None or not known.active:
+            recipients[one.jurisdiction] = one
     return Scene(
         state.book.policies,
-        tuple(as_recipient(member) for member in state.registry.recipients()),
+        tuple(recipients.values()),
         state.registry.circles,
         members=True,
+        several=frozenset(several),
     )
 
 

@@ -45,6 +45,7 @@ GATE_REASONS: Final = (
     Reason.NOT_A_RECIPIENT,
     Reason.WITHDRAWN,
     Reason.NEVER_RECEIVED,
+    Reason.NOT_SEALED_TO_ME,
 )
 """Every reason that a gate can give; a code from a newer peer is shown as it is."""
 

@@ -1,7 +1,7 @@
 """The sharing policy written a second time, for Cedar: another language, another engine, no code in common.
 
-Each pair of unit and level is an action. An allow rule is a `permit`, a deny rule a `forbid`; Cedar denies by default and
-lets any `forbid` win. What the marking of a report says is a third set of policies, made of `forbid`s.
+Each pair of unit and level is an action. An allow rule is a `permit`, a deny rule a `forbid`; Cedar denies by default
+and lets any `forbid` win. What the marking of a report says is a third set of policies, made of `forbid`s.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from protocol import taxonomy as tx
 from protocol.policy import Circles, Facts, Policy, Recipient, Rule
 from protocol.report import UNIT_NAMES, UNITS
 
-COARSE = ("times", "entity_counts", "victim", "geo", "indicators.address", "contacts")
+COARSE = ("title", "description", "times", "entity_counts", "victim", "geo", "indicators.address", "contacts")
 EXACT = UNIT_NAMES
 
 
@@ -27,7 +27,7 @@ def covers(selector: str, unit: str) -> bool:
     if selector == "*":
         return True
     if selector.startswith("@"):
-        return unit != "report" and UNITS[unit.split(".")[0]].data == selector[1:]
+        return unit != "report" and UNITS[unit.partition(".")[0]].data == selector[1:]
     return unit == selector or unit.startswith(f"{selector}.")
 
 
@@ -79,7 +79,7 @@ def _conditions(rule: Rule) -> Iterator[str]:
         ]
         yield f"context.rsit != [] && {_list(full)}.{every}(context.rsit)"
     if when.sector is not UNSET:
-        full = [code for code in get_args(tx.Sector) if {code, code.split(".")[0]} & set(when.sector)]
+        full = [code for code in get_args(tx.Sector) if {code, code.partition(".")[0]} & set(when.sector)]
         yield f"context.sectors != [] && {_list(full)}.{every}(context.sectors)"
     if when.agreement is not UNSET:
         yield f"{_list(when.agreement)}.containsAny(context.agreements)"

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -46,7 +47,7 @@ def case(rand: Random) -> tuple[Policy, Policy, Any, Circles]:
     return make.policy(rand, "id"), make.policy(rand, "sg"), make.head(rand), make.circles(rand)
 
 
-@quick(150)
+@quick(80)
 @given(RANDOMS)
 def test_a_deny_rule_more_never_releases_more(rand: Random) -> None:
     """Whatever it says, in the origin's or the recipient's policy."""
@@ -60,7 +61,7 @@ def test_a_deny_rule_more_never_releases_more(rand: Random) -> None:
     assert no_more(ask([origin, more], facts_of(head), circles), before)
 
 
-@quick(150)
+@quick(80)
 @given(RANDOMS)
 def test_an_allow_rule_less_never_releases_more(rand: Random) -> None:
     """Every allow rule can only add."""
@@ -72,7 +73,7 @@ def test_an_allow_rule_less_never_releases_more(rand: Random) -> None:
             assert no_more(ask([less, recipient], facts_of(head), circles), before)
 
 
-@quick(150)
+@quick(80)
 @given(RANDOMS)
 def test_a_tighter_marking_never_releases_more(rand: Random) -> None:
     """Fewer named recipients, a residency, a sharing group, an earlier end: each can only take away."""
@@ -111,7 +112,7 @@ def graded(policy: Policy) -> Policy:
     )
 
 
-@quick(150)
+@quick(80)
 @given(RANDOMS)
 def test_a_stricter_tlp_never_releases_more_where_policies_grade_it(rand: Random) -> None:
     """A policy may open more to the named circle of a stricter level; `policy check` notes it. Where none does, TLP
@@ -119,11 +120,11 @@ def test_a_stricter_tlp_never_releases_more_where_policies_grade_it(rand: Random
     origin, recipient, head, circles = case(rand)
     facts = replace(facts_of(head), recipients=make.NAMES)
     outcomes = [ask([graded(origin), graded(recipient)], replace(facts, tlp=tlp), circles) for tlp in TLP]
-    for laxer, stricter in zip(outcomes, outcomes[1:], strict=False):
+    for laxer, stricter in pairwise(outcomes):
         assert no_more(stricter, laxer)
 
 
-@quick(150)
+@quick(80)
 @given(RANDOMS)
 def test_an_agreement_less_never_releases_more(rand: Random) -> None:
     """Without an agreement, with a party less or with an end, nothing more is released."""
@@ -142,7 +143,7 @@ def test_an_agreement_less_never_releases_more(rand: Random) -> None:
             assert no_more(ask([origin, recipient], facts, replace(circles, agreements=agreements)), before)
 
 
-@quick(150)
+@quick(80)
 @given(RANDOMS)
 def test_the_order_of_writing_never_matters(rand: Random) -> None:
     """Rules, policies, agreements and the values in a report, in any order: the same answer with the same trace."""
@@ -164,7 +165,7 @@ def test_the_order_of_writing_never_matters(rand: Random) -> None:
     assert ask([mixed(recipient), mixed(origin)], turned_facts, turned_circles) == before
 
 
-@quick(200)
+@quick(100)
 @given(RANDOMS)
 def test_every_release_is_explained_by_rules_that_exist(rand: Random) -> None:
     """Whatever is released, each of the two policies has an allow rule that speaks of it, and the answer names it."""
@@ -204,11 +205,14 @@ def test_a_dry_run_asks_about_the_report_that_would_be_filed(rand: Random) -> No
     said = {name: getattr(head, name) for name in Filing.__struct_fields__ if name not in ("body", "report_id")}
     said |= {"incident_id": UNSET, "revision": UNSET}
     assert facts_of_filing(Filing(**said), "id", NOW) == facts_of(head)
-    answers = dry_run(facts_of(head), (0, 0), [Recipient("id"), SG], PolicyBook([]), NOW)
-    assert [answer.jurisdiction for answer in answers] == ["sg"]
+    answers = dry_run(facts_of(head), (0, 0), [SG, Recipient("my")], PolicyBook([]), NOW)
+    assert [(answer.jurisdiction, answer.granted) for answer in answers] == [("sg", False), ("my", False)]
 
 
 # --- canaries ---------------------------------------------------------------------------------------------------
+
+
+COUNT = "471147114711"
 
 
 def read(text: str) -> str:
@@ -223,19 +227,21 @@ def canary_case(seed: int) -> bool:
     rand = Random(seed)
     origin, recipient, head, circles = case(rand)
     fields = {name: value for name, value in FULL.items() if rand.random() < 0.6}
-    fields["times"] = {"detected": {"value": "2026-02-03T04:05:06Z"}}
-    report = signed(Report(header=head, body=body_from(fields)), seed=str(seed)).reports[0]
+    # Long enough that no salt or digest holds it by chance.
+    fields |= {"times": FULL["times"], "entity_counts": {"people": int(COUNT)}}
+    envelope = signed(Report(header=head, body=body_from(fields)), seed=str(seed))
+    report = envelope.reports[0]
     assert isinstance(report, SignedReport)
     outcome = ask([origin, recipient], facts_of(head), circles)
     texts = release(report, outcome.exact, outcome.coarse) if outcome.granted else []
-    shown = read(present("x", [texts])) if texts else ""
+    shown = read(present(envelope.jws, [texts])) if texts else ""
     for item in report.disclosures:
         granted = outcome.coarse if item.coarse else outcome.exact
         assert item.text not in texts or granted >> item.bit & 1
     for bit, name in enumerate(UNIT_NAMES):
         if not outcome.exact >> bit & 1:
             assert f"canary-{name}" not in shown, (seed, name)
-    for name, text in (("times", "04:05:06"), ("entity_counts", "4711"), ("indicators.address", "203.0.113.77")):
+    for name, text in (("times", "04:05:06"), ("entity_counts", COUNT), ("indicators.address", "203.0.113.77")):
         assert outcome.exact >> UNIT_BIT[name] & 1 or text not in shown, (seed, name)
     answer = answer_for("sg", outcome, report.units())
     decision = Decision(granted=outcome.granted, withheld=answer.withheld)
@@ -245,7 +251,7 @@ def canary_case(seed: int) -> bool:
     )
     said = [say(answer, load(name), reasons_given([origin, recipient])) for name in ("en", "ja")]
     told = read(sign_statement(receipt, key_of(BROKER))) + "".join(s.headline + "".join(s.lines) for s in said)
-    for text in ("canary", "04:05:06", "4711", "203.0.113"):
+    for text in ("canary", "04:05:06", COUNT, "203.0.113"):
         assert text not in told, (seed, text)
     return bool(texts)
 
@@ -259,9 +265,10 @@ def test_nothing_that_is_withheld_can_be_read() -> None:
 
 def test_the_canaries_sing() -> None:
     """With everything open, every canary can be read: the test above would hear them."""
-    report = signed(Report(header=header(), body=body_from(FULL))).reports[0]
+    envelope = signed(Report(header=header(), body=body_from(FULL)))
+    report = envelope.reports[0]
     assert isinstance(report, SignedReport)
-    shown = read(present("x", [release(report, (1 << len(UNIT_NAMES)) - 1, 0)]))
+    shown = read(present(envelope.jws, [release(report, (1 << len(UNIT_NAMES)) - 1, 0)]))
     silent = {
         "report",
         "status",
