@@ -35,7 +35,6 @@ from protocol import subjects
 from protocol.bus import NatsBus
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.keys import KeyRecord, SigningKey
-from protocol.policy import Policy
 from protocol.process import Bugs, alone
 from protocol.reasons import Reason
 from protocol.registry import Registry, sign_region
@@ -102,7 +101,7 @@ class Broker:
     def _load_state(self) -> members.RegionState:
         """Files and published policies as they stand. ConfigError if they do not hold together."""
 
-        def published(registry: Registry) -> list[Policy]:
+        def published(registry: Registry) -> policies.PublishedPolicies:
             return policies.published_policies(self._store, registry, self._clock())
 
         return members.load_state(self.config.region, self._records, published)

@@ -99,6 +99,8 @@ def _check(header: Header, member: Member, registry: Registry, now: datetime) ->
     """Rule 2."""
     if header.exercise:
         raise ProtocolError(Reason.EXERCISE_MIXED, "$.exercise", "drill traffic has subjects and keys of its own")
+    if header.marking.tlp == "RED" and header.phase != "withdrawn" and not header.sealed:
+        raise ProtocolError(Reason.NOT_SEALED, "$.sealed", "TLP:RED is sealed to its recipients, not sent in clear")
     if header.origin.jurisdiction != member.jurisdiction:
         raise ProtocolError(Reason.WRONG_MEMBER, "$.origin.jurisdiction", "not the jurisdiction of this member")
     if header.issued_at > now + limits.CLOCK_SKEW:

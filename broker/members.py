@@ -18,11 +18,11 @@ from typing import Final
 
 import msgspec
 
-from broker.policies import merge
+from broker.policies import PublishedPolicies, merge
 from protocol.errors import ConfigError, ProtocolError
 from protocol.keys import KeyRecord
 from protocol.parse import convert, decode
-from protocol.policy import Facts, Outcome, Policy, PolicyBook, evaluate, explain, load_policy
+from protocol.policy import Facts, Outcome, PolicyBook, evaluate, explain, load_policy
 from protocol.process import read_toml
 from protocol.registry import Member, Region, Registry, as_recipient
 from protocol.statements import Decision
@@ -121,8 +121,15 @@ def policy_files(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob("*.toml") if not path.name.endswith(EXAMPLES))
 
 
+def _never(_: Registry) -> PublishedPolicies:
+    """Nobody has published anything: for tools that read a directory only."""
+    return PublishedPolicies()
+
+
 def load_state(
-    directory: Path, broker_keys: list[KeyRecord], published: Callable[[Registry], list[Policy]] = lambda _: []
+    directory: Path,
+    broker_keys: list[KeyRecord],
+    published: Callable[[Registry], PublishedPolicies] = _never,
 ) -> RegionState:
     """Read registry and policies. ConfigError if anything of it does not hold.
 

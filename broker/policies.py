@@ -8,6 +8,7 @@ say nothing about that jurisdiction any more: the rule is its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -60,7 +61,7 @@ def take(ledger_store: store.Store, member: str, data: bytes, registry: Registry
         rows = store.after(connection, store.policies, 0, 10_000, jurisdiction=policy.jurisdiction)
         if any(bytes(row.jws) == data for row in rows):
             return None
-        check_next(policy, [open_published(row.jws.decode("ascii"), registry, now).policy for row in rows], now)
+        check_next(policy, [int(row.version) for row in rows], now)
         row = {
             "at": store.milliseconds(now),
             "jurisdiction": policy.jurisdiction,
@@ -72,8 +73,18 @@ def take(ledger_store: store.Store, member: str, data: bytes, registry: Registry
     return published
 
 
-def published_policies(ledger_store: store.Store, registry: Registry, now: datetime) -> list[Policy]:
-    """Every published policy whose signature still holds; one by a revoked key grants nothing any more."""
+@dataclass(frozen=True, slots=True)
+class PublishedPolicies:
+    """What the region's jurisdictions have published."""
+
+    policies: Sequence[Policy] = ()
+    """Those whose signature still holds; one by a revoked key grants nothing any more."""
+    jurisdictions: frozenset[str] = frozenset()
+    """Who has ever published, whatever became of the keys since."""
+
+
+def published_policies(ledger_store: store.Store, registry: Registry, now: datetime) -> PublishedPolicies:
+    """Read the ledger's policies. Transient if it cannot be read now."""
     with ledger_store.reading() as connection:
         rows = store.after(connection, store.policies, 0, 100_000)
     found: list[Policy] = []
@@ -82,13 +93,15 @@ def published_policies(ledger_store: store.Store, registry: Registry, now: datet
             found.append(open_published(row.jws.decode("ascii"), registry, now).policy)
         except ProtocolError:
             continue
-    return found
+    return PublishedPolicies(found, frozenset(row.jurisdiction for row in rows))
 
 
-def merge(files: Sequence[Policy], published: Sequence[Policy]) -> list[Policy]:
+def merge(files: Sequence[Policy], published: PublishedPolicies) -> list[Policy]:
     """A file only speaks for a jurisdiction that has never published: afterwards its own signature does."""
-    signed = {policy.jurisdiction for policy in published}
-    return [*published, *(policy for policy in files if policy.jurisdiction not in signed)]
+    return [
+        *published.policies,
+        *(policy for policy in files if policy.jurisdiction not in published.jurisdictions),
+    ]
 
 
 def listed(ledger_store: store.Store, data: bytes) -> bytes:

@@ -40,6 +40,7 @@ IDEMPOTENCY_KEPT: Final = timedelta(days=30)
 Word = Literal["read", "acting", "closed"]
 _NOTICES: Final = "notices"
 _POLICIES: Final = "policies"
+_KEY_MISSING: Final = frozenset({Reason.UNKNOWN_KEY.value, Reason.UNKNOWN_MEMBER.value})
 _published: Final = msgspec.json.Decoder(Published)
 
 
@@ -140,7 +141,7 @@ class NodeCore:
             known = [_policy_in(jws) for jws in own.values()]
             if policy.version not in own:
                 try:
-                    check_next(policy, known, self._now())
+                    check_next(policy, list(own), self._now())
                 except ProtocolError as exc:
                     raise ConfigError(f"{name}: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
                 jws = publish(policy, self.member, self._signer, self._now())
@@ -152,10 +153,16 @@ class NodeCore:
         self.book = PolicyBook(known)
         self.refresh_region_book()
 
-    def unpublished(self) -> list[tuple[int, str]]:
-        """The own policy's versions that the broker does not have yet, lowest first."""
+    def unpublished(self, *, newest_again: bool) -> list[tuple[int, str]]:
+        """The own policy's versions that the broker does not have yet, lowest first.
+
+        Args:
+            newest_again: the newest one too, in case the broker has lost its ledger since.
+        """
         with self.store.read() as reads:
-            return [(row.version, row.jws) for row in reads.policies() if not row.published]
+            own = [row for row in reads.policies() if row.jurisdiction == self.jurisdiction]
+        last = max((row.version for row in own), default=0)
+        return [(row.version, row.jws) for row in own if not row.published or (newest_again and row.version == last)]
 
     def policy_is_published(self, version: int) -> None:
         """The broker has it."""
@@ -184,7 +191,9 @@ class NodeCore:
                 if policy.jurisdiction != self.jurisdiction:
                     row = {"jurisdiction": policy.jurisdiction, "version": policy.version}
                     tx.put(store.policies, {**row, "published": True, "jws": jws})
-            tx.put(store.meta, {"name": _POLICIES, "value": str(number)})
+            if not _KEY_MISSING.intersection(refused):
+                # Else the region document here may be older than the policy: look at it again.
+                tx.put(store.meta, {"name": _POLICIES, "value": str(number)})
         self.refresh_region_book()
         return refused
 

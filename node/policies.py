@@ -14,7 +14,7 @@ import structlog
 from msgspec import Struct
 
 from node.core import NodeCore
-from node.loops import PAUSE, REGION_EVERY, REQUEST_TIMEOUT, State, Writer
+from node.loops import PAUSE, REQUEST_TIMEOUT, State, Writer
 from protocol import subjects
 from protocol.errors import ProtocolError, Transient
 from protocol.parse import decode
@@ -22,6 +22,8 @@ from protocol.parse import decode
 log = structlog.get_logger()
 PUBLISH: Final = "policy.publish"
 LIST: Final = "policy.list"
+EVERY: Final = 10.0
+"""Seconds between looks for what others have published: an explanation should not be a minute old."""
 
 
 class Answer(Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +43,10 @@ class Exchange:
         self._core = core
         self._writer = writer
         self._state = state
+        self._offered = False
+
+    def _unpublished(self) -> list[tuple[int, str]]:
+        return self._core.unpublished(newest_again=not self._offered)
 
     async def once(self) -> None:
         """Offer what is not there yet, then fetch what is new.
@@ -51,7 +57,7 @@ class Exchange:
         link = self._state.link
         if link is None or not link.connected:
             raise Transient("not connected to the bus")
-        for version, jws in await self._writer.run(self._core.unpublished):
+        for version, jws in await self._writer.run(self._unpublished):
             try:
                 await link.request(subjects.rpc(PUBLISH), jws.encode("ascii"), REQUEST_TIMEOUT)
             except ProtocolError as exc:
@@ -60,6 +66,7 @@ class Exchange:
                 break
             await self._writer.run(self._core.policy_is_published, version)
             log.info("node.policy_published", version=version)
+        self._offered = True
         while True:
             after = await self._writer.run(self._core.policies_taken)
             question = msgspec.json.encode({"after": after})
@@ -69,6 +76,8 @@ class Exchange:
             refused = await self._writer.run(self._core.take_policies, answer.policies, answer.next)
             for reason in refused:
                 log.warning("node.foreign_policy_refused", reason=reason)
+            if refused:
+                return
 
     async def run(self) -> None:
         """Exchange until the stop."""
@@ -76,7 +85,7 @@ class Exchange:
         self._state.on_link(bell)
         self._state.on_policy(bell)
         while not self._state.stopping:
-            wait = REGION_EVERY
+            wait = EVERY
             try:
                 await self.once()
             except Transient:

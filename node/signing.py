@@ -155,6 +155,8 @@ class Desk:
         sheet = Sheet(known, draft, Report(header=header, body=filing.body), answer)
         if header.marking.tlp == "RED" and filing.phase != "withdrawn" and not kept:
             sheet.seal_to = self._seal_to(facts_of(header), book, registry, now)
+            # Nobody to seal it to: then nobody may have it now, the broker least of all.
+            known.kept = not sheet.seal_to
         return sheet
 
     def _seal_to(self, facts: Facts, book: PolicyBook, registry: Registry, now: datetime) -> dict[str, SealTo]:

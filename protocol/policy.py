@@ -4,7 +4,7 @@ Guarantees: deny by default; most restrictive wins; the answer never depends on 
 never satisfies a condition; a rule that fails to evaluate withholds; every answer carries the rules that gave it.
 Refuses: policies with unknown vocabulary, units or fields (as a whole, in `rules`: what cannot be read grants nothing).
 
-Three gates, in the order in which they are asked and explained:
+The gates, in the order in which they are asked and explained:
 
     marking   the report's own circle: named recipients, sharing group, residency, expiry
     export    the origin jurisdiction's policy
@@ -259,8 +259,8 @@ class Withheld(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def _named(matched: tuple[Matched, ...], mask: int, *, coarse: bool) -> str | UnsetType:
     """The first of the rules that speaks of a unit."""
-    for rule, *masks in matched:
-        if masks[coarse] & mask:
+    for rule, fine, broad in matched:
+        if (broad if coarse else fine) & mask:
             return rule
     return UNSET
 

@@ -7,7 +7,7 @@ everything else with a reason that the publishing node shows to its operator.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 
@@ -68,13 +68,15 @@ def open_published(jws: str, registry: Registry, now: datetime) -> Published:
     return published
 
 
-def check_next(policy: Policy, known: Iterable[Policy], now: datetime) -> None:
+def check_next(policy: Policy, versions: Collection[int], now: datetime) -> None:
     """Whether a policy may follow those that its jurisdiction has published: a later version, never for the past.
+
+    Args:
+        versions: the published ones.
 
     Raises:
         ProtocolError: with what the operator must change.
     """
-    versions = [item.version for item in known]
     if versions and policy.version <= max(versions):
         raise ProtocolError(
             Reason.REVISION_CONFLICT, "$.version", f"version {max(versions)} is published: raise the version"

@@ -62,6 +62,7 @@ class Reason(Enum):
     CONTENT_CHANGED = "content-changed"
     NO_SEALING_KEY = "no-sealing-key"
     SEALING_KEY_EXPIRING = "sealing-key-expiring"
+    NOT_SEALED = "not-sealed"
     SEAL_BROKEN = "seal-broken"
     NOT_SEALED_TO_ME = "not-sealed-to-this-member"
     UNKNOWN_SUBMISSION = "unknown-submission"

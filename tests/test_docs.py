@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+import broker.app
 import broker.metrics
 import broker.store
 import node.metrics
 import node.store
 from deploy.cli import _parser
 from node.outbox import Outbox
-from protocol import limits
+from protocol import limits, published, registry, statements
 from protocol.door import status_of
 from protocol.keys import b64
 from protocol.reasons import Reason
@@ -172,7 +173,14 @@ def test_commands_to_copy_parse(name: str) -> None:
 def test_the_readme_shows_every_command() -> None:
     """From an empty directory to a running region."""
     shown = {" ".join(shlex.split(line)[1:3]) for line in commands("README.md")}
-    assert {"broker init", "node init", "broker admit", "node join", "broker run", "node run"} <= shown
+    region = {"broker init", "node init", "broker admit", "node join", "broker run", "node run"}
+    assert region | {"policy explain"} <= shown
+
+
+def test_the_guide_shows_every_policy_tool() -> None:
+    """Each of them is mentioned."""
+    named = set(re.findall(r"kentongan policy ([a-z]+)", OPERATE))
+    assert named == set(parsers(parsers(_parser())["policy"]))
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -192,7 +200,7 @@ def test_the_table_of_reasons_is_complete() -> None:
     table = rows(PROTOCOL, "| code | meaning | who sees it |")
     assert [plain(row[0]) for row in table] == [reason.value for reason in Reason]
     assert all(len(row) == 3 and row[1] and row[2] for row in table)
-    readers = {"client", "origin", "recipient", "operator", "nobody yet"}
+    readers = {"client", "origin", "recipient", "operator"}
     assert all(set(row[2].split(", ")) <= readers for row in table)
 
 
@@ -238,6 +246,19 @@ def test_the_table_of_statuses() -> None:
 def test_the_kinds_of_messages() -> None:
     """All of them."""
     assert {plain(row[0]) for row in rows(PROTOCOL, "| kind | body |")} == {kind.value for kind in Kind}
+
+
+def test_the_statements() -> None:
+    """All that is signed beside envelopes, under the types that are checked."""
+    found = {getattr(kind, "typ", None) for kind in vars(statements).values() if isinstance(kind, type)} - {None, ""}
+    table = {plain(row[1]) for row in rows(PROTOCOL, "| statement | `typ` | from | to | sent as |")}
+    assert table == found | {registry.TYP, published.TYP}
+
+
+def test_the_requests_on_the_bus() -> None:
+    """Every method that the broker answers."""
+    methods = {value for name, value in vars(broker.app).items() if name.endswith("_METHOD")}
+    assert {plain(row[0]) for row in rows(PROTOCOL, "| method | request | answer |")} == methods
 
 
 def test_the_addresses_are_those_of_the_doors() -> None:
@@ -317,4 +338,4 @@ def test_every_table_is_explained(title: str, meta: Any) -> None:
 
 def test_the_readme_is_short() -> None:
     """One can read it in a few minutes."""
-    assert len(TEXTS["README.md"].splitlines()) <= 150
+    assert len(TEXTS["README.md"].splitlines()) <= 160

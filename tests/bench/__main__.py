@@ -1,4 +1,4 @@
-"""Runs the benchmarks; `python -m tests.bench [a] [b] [c] [d] [p] [s] [--reports N]`. Prints figures, judges nothing."""
+"""Runs the benchmarks: `python -m tests.bench [a] [b] [c] [d] [p] [s] [--reports N]`. Prints, judges nothing."""
 
 from __future__ import annotations
 

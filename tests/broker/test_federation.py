@@ -300,3 +300,18 @@ def _without_sealing_keys(world: Federation) -> Federation:
     document = sign_region(region, world.broker_key, world.clock.now)
     world.nodes["id"].trust.update(document.encode("ascii"))
     return world
+
+
+def test_a_red_report_that_nobody_can_open_now_stays_at_home(tmp_path: Path) -> None:
+    """Its only named recipient is suspended, or has no node: nothing of it leaves, not even in clear to the broker."""
+    world = Federation(tmp_path, ["id", "jp"], coordinator="asean-rcert")
+    world.status["jp"] = "suspended"
+    world.reload()
+    world.clock.pass_(60)
+    document = sign_region(world.region, world.broker_key, world.clock.now)
+    world.nodes["id"].trust.update(document.encode("ascii"))
+    for recipients in (["jp"], ["asean-rcert"]):
+        red = {"marking": {"tlp": "RED", "recipients": recipients}}
+        (answer,) = world.post("id", filing(len(recipients[0]), **red))
+        assert answer["state"] == "kept"
+    assert not world.nodes["id"].outgoing(8)

@@ -175,13 +175,18 @@ def test_drills_future_reports_and_unknown_recipients_are_refused(hub: Hub) -> N
     assert refusal(hub, report(3, marking=marking), seed="c") == ("unknown-recipient", "$.marking.recipients[1]")
 
 
-def test_red_reaches_its_named_recipient_and_nobody_else(hub: Hub) -> None:
+def test_named_recipients_get_it_and_nobody_else(hub: Hub) -> None:
     """Everybody else is told nothing; the origin is told why."""
-    receipt, work = hub.submit(report(marking=Marking(tlp="RED", recipients=["sg"])))
+    receipt, work = hub.submit(report(marking=Marking(tlp="AMBER", recipients=["sg"])))
     assert set(hub.delivered(work)) == {"sg-cert"}
     decisions = {name: receipt.decisions[index] for name, index in receipt.reports[0].to.items()}
     assert decisions["sg-cert"].granted
     assert decisions["my-cert"].withheld[0].reason == "not-a-named-recipient"
+
+
+def test_red_in_clear_is_refused(hub: Hub) -> None:
+    """The broker is nobody's named recipient: what is RED comes sealed, or not at all."""
+    assert refusal(hub, report(marking=Marking(tlp="RED", recipients=["sg"]))) == ("not-sealed", "$.sealed")
 
 
 def test_a_revision_may_say_the_same_as_another_report(hub: Hub) -> None:
@@ -243,7 +248,7 @@ def test_a_confirmation_closes_the_delivery_and_reaches_the_origin(hub: Hub) -> 
 
 def test_only_who_was_granted_a_report_can_confirm_it(hub: Hub) -> None:
     """A confirmation of a report that was not sent to the member is refused, and tells it why."""
-    receipt, _ = hub.submit(report(marking=Marking(tlp="RED", recipients=["sg"])))
+    receipt, _ = hub.submit(report(marking=Marking(tlp="AMBER", recipients=["sg"])))
     digest = receipt.reports[0].digest
     noted = hub.confirm("my-cert", "id-cert", [digest])
     assert [item.reason for item in noted.refused.values()] == ["unknown-report"]

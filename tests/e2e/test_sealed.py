@@ -33,7 +33,13 @@ async def test_a_red_report_is_readable_at_its_recipient_only(region: Running) -
         for file in place.rglob("*"):
             if file.is_file():
                 assert b"CANARY" not in file.read_bytes(), file
-    status = await region.doors["sg"].get(f"/v1/reports/{answer.body['report_id']}")
-    recipients = status["revisions"][0]["recipients"]
+    recipients: dict[str, Any] = {}
+
+    async def decided() -> bool:
+        status = await region.doors["sg"].get(f"/v1/reports/{answer.body['report_id']}")
+        recipients.update(status["revisions"][0]["recipients"])
+        return "my" in recipients
+
+    await eventually(decided, "the origin has the receipt")
     assert recipients["jp"]["granted"]
     assert recipients["my"]["withheld"][0]["reason"] == "not-a-named-recipient"

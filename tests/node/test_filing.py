@@ -327,7 +327,7 @@ def test_what_may_never_leave_is_not_in_the_message(tmp_path: Path, clock: Clock
     message = core.outgoing(1)[0].data
     report = broker.open(message).reports[0]
     assert isinstance(report, SignedReport)
-    assert set(report.body) == {"title", "indicators", "victim_coarse"}
+    assert set(report.body) == {"title", "title_coarse", "indicators", "victim_coarse"}
     assert {element["type"] for element in report.body["indicators"]} == {"ipv4-addr", "ipv4-net"}
     assert CANARY not in str(report.body)
     assert report.undisclosed > 0

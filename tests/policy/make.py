@@ -48,7 +48,8 @@ def when(rand: Random) -> dict[str, Any]:
         "made_by": lambda: some(rand, get_args(tx.ToolKind), 1, 2),
         "agreement": lambda: some(rand, PACTS, 1, 2),
     }
-    return {name: make() for name, make in options.items() if rand.random() < 0.15}
+    often = ("rsit", "sector")  # where allow and deny rules read a list in different ways
+    return {name: make() for name, make in options.items() if rand.random() < (0.3 if name in often else 0.12)}
 
 
 def rule(rand: Random, number: int, side: str, effect: str | None = None) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def head(rand: Random, number: int = 1) -> Header:
         ),
         handling=handling,
         rsit=[Rsit(class_=class_, type=type_ or UNSET) for class_, _, type_ in tags],  # type: ignore[arg-type]
-        sectors=[SectorRef(code=code) for code in some(rand, SECTORS, 0, 2)] or UNSET,
+        sectors=[SectorRef(code=code) for code in some(rand, SECTORS, 0, 3)] or UNSET,
         severity=UNSET if rand.random() < 0.2 else Severity(score=rand.choice([0, 29, 30, 50, 51, 80, 100])),
         phase=rand.choice(get_args(tx.Phase)),
         purpose=rand.choice(get_args(tx.Purpose)),

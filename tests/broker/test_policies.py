@@ -1,0 +1,75 @@
+"""Published policies: a jurisdiction's own word, which no file at the broker and no lost key can replace."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from broker import policies
+from protocol.errors import ProtocolError
+from protocol.policy import Policy
+from protocol.published import publish
+from protocol.registry import Member, Registry
+from tests.broker.make import Hub
+from tests.federation import open_policy
+from tests.protocol import make
+
+
+def version(number: int, days: int = 1, **given: Any) -> Policy:
+    starts = (make.NOW + timedelta(days=days)).isoformat()
+    return open_policy("id", version=number, effective_from=starts, **given)
+
+
+def registry(**changes: Any) -> Registry:
+    record = msgspec.structs.replace(make.key_of("id-cert").record(make.NOW - make.DAY, make.NOW + make.DAY), **changes)
+    newer = make.key_of("id-cert-2").record(make.NOW - make.DAY, make.NOW + make.DAY)
+    return make.registry(Member(id="id-cert", jurisdiction="id", name="id", keys=[record, newer]), make.member("sg"))
+
+
+def signed(policy: Policy, key: str = "id-cert") -> bytes:
+    return publish(policy, "id-cert", make.key_of(key), make.NOW).encode("ascii")
+
+
+def test_what_was_published_stays_published_when_its_key_is_revoked(tmp_path: Path) -> None:
+    """It grants nothing any more, and no file speaks in its place; a new key publishes the next version."""
+    store = Hub(tmp_path).store
+    assert policies.take(store, "id-cert", signed(version(1)), registry(), make.NOW)
+    file = open_policy("id", version=9)
+    revoked = registry(revoked_at=make.NOW - timedelta(hours=1))
+    found = policies.published_policies(store, revoked, make.NOW)
+    assert policies.merge([file], found) == []
+    assert policies.take(store, "id-cert", signed(version(2), "id-cert-2"), revoked, make.NOW)
+    found = policies.published_policies(store, revoked, make.NOW)
+    assert [policy.version for policy in policies.merge([file], found)] == [2]
+
+
+def test_the_same_bytes_again_are_the_same_answer(tmp_path: Path) -> None:
+    """Nodes offer their newest version at every start."""
+    store = Hub(tmp_path).store
+    document = signed(version(1))
+    assert policies.take(store, "id-cert", document, registry(), make.NOW) is not None
+    assert policies.take(store, "id-cert", document, registry(), make.NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "key", "member", "reason"),
+    [
+        (version(1), "id-cert", "id-cert", "revision-conflict"),
+        (version(2, days=-1), "id-cert", "id-cert", "effective-in-the-past"),
+        (version(2), "sg-cert", "id-cert", "wrong-member"),
+        (version(2), "id-cert", "sg-cert", "wrong-member"),
+        (open_policy("sg", version=1), "id-cert", "id-cert", "wrong-member"),
+        (version(2), "stranger", "id-cert", "unknown-key"),
+    ],
+)
+def test_what_may_not_be_published(tmp_path: Path, policy: Policy, key: str, member: str, reason: str) -> None:
+    """A version that is there, a change of the past, another's name, another's jurisdiction, an unknown key."""
+    store = Hub(tmp_path).store
+    policies.take(store, "id-cert", signed(version(1, description="first")), registry(), make.NOW)
+    with pytest.raises(ProtocolError) as caught:
+        policies.take(store, member, signed(policy, key), registry(), make.NOW)
+    assert caught.value.reason.value == reason
