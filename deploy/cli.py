@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 import broker.cli
@@ -20,7 +21,7 @@ from protocol import process
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kentongan", description=__doc__.splitlines()[0] if __doc__ else None)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    node.cli.add_parser(commands)
+    node.cli.add_parser(commands, _approve)
     broker.cli.add_parser(commands)
     deploy.policy.cli.add_parser(commands)
     demo = commands.add_parser("demo", help="a whole region on this machine, with real incidents")
@@ -29,6 +30,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--base-port", type=int, default=0, help="first of the TCP ports (default: free ones)")
     demo.set_defaults(run=_demo)
     return parser
+
+
+def _approve(path: Path) -> None:
+    from deploy.policy.approve import approve  # noqa: PLC0415 - the policy tools are only needed when a policy changes
+
+    approve(path)
 
 
 def _demo(args: argparse.Namespace) -> int:

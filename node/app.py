@@ -51,6 +51,13 @@ URL_FILE: Final = "node.url"
 _LONGEST_WAIT: Final = 15.0
 
 
+Approve = Callable[[Path], None]
+
+
+def _anything(_: Path) -> None:
+    """Every policy that can be read may be published."""
+
+
 class Node:
     """One running node.
 
@@ -59,6 +66,7 @@ class Node:
         now: the clock.
         rand: returns that many random bytes.
         dial: connects to the bus; by default to the invitation's server.
+        approve: judges a policy file before a new version is signed; raises ConfigError.
     """
 
     def __init__(
@@ -68,7 +76,9 @@ class Node:
         now: Callable[[], datetime],
         rand: Callable[[int], bytes],
         dial: Dial | None = None,
+        approve: Approve = _anything,
     ) -> None:
+        self._approve = approve
         self._config = config
         self._now = now
         self._rand = rand
@@ -93,7 +103,7 @@ class Node:
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
         async with AsyncExitStack() as stack:
-            core = stack.enter_context(_open_core(self._config, self._now, self._rand))
+            core = stack.enter_context(_open_core(self._config, self._now, self._rand, self._approve))
             writer = Writer()
             stack.callback(writer.close)
             state = State()
@@ -123,7 +133,7 @@ class Node:
                 group.create_task(Receiver(core, writer, state, metrics, refresher).run())
                 group.create_task(refresher.run())
                 group.create_task(Catchup(core, writer, state, metrics).run())
-                group.create_task(watch_policy(core, writer, state, self._config.policy))
+                group.create_task(watch_policy(core, writer, state, self._config.policy, self._approve))
                 group.create_task(Exchange(core, writer, state).run())
                 group.create_task(tidy(core, writer, state))
                 log.info("node.started", url=self.url, member=core.member, backlog=core.outbox.weight)
@@ -218,7 +228,9 @@ class Node:
 
 
 @contextmanager
-def _open_core(config: Config, now: Callable[[], datetime], rand: Callable[[int], bytes]) -> Iterator[NodeCore]:
+def _open_core(
+    config: Config, now: Callable[[], datetime], rand: Callable[[int], bytes], approve: Approve
+) -> Iterator[NodeCore]:
     """Everything that is on this machine: keys, policy, region, store."""
     invitation = load_invitation(config.invitation)
     if invitation.member != config.member:
@@ -250,7 +262,7 @@ def _open_core(config: Config, now: Callable[[], datetime], rand: Callable[[int]
             backlog=config.backlog,
             sealing_keys=[SealingKey.load(path) for path in sorted(config.keys.glob(files.SEALING_KEYS))],
         )
-        core.adopt(policy, config.policy.name)
+        core.adopt(policy, config.policy.name, lambda: approve(config.policy))
         yield core
 
 
@@ -279,14 +291,14 @@ def _take_cached_region(trust: Trust, path: Path) -> None:
 # --- the process ------------------------------------------------------------------------------------------------
 
 
-def run(config: Config) -> int:
+def run(config: Config, approve: Approve = _anything) -> int:
     """Run a node in this process until SIGTERM or SIGINT; returns the exit code, or raises as `Node.run` does."""
     process.configure_logging()
-    process.run(_run_until_signal(config))
+    process.run(_run_until_signal(config, approve))
     return 0
 
 
-async def _run_until_signal(config: Config) -> None:
-    node = Node(config, now=lambda: datetime.now(UTC), rand=secrets.token_bytes)
+async def _run_until_signal(config: Config, approve: Approve) -> None:
+    node = Node(config, now=lambda: datetime.now(UTC), rand=secrets.token_bytes, approve=approve)
     process.on_stop(node.stop)
     await node.run()

@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import secrets
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -125,7 +126,7 @@ level = {{ "contacts" = "coarse" }}
 """
 
 
-def add_parser(subparsers: Any) -> None:
+def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None) -> None:
     """Mount `node` with its commands under the program's parser. Each sets `run`, called with the arguments."""
     node = subparsers.add_parser("node", help="a national CERT's side")
     commands = node.add_subparsers(required=True, metavar="COMMAND")
@@ -142,7 +143,7 @@ def add_parser(subparsers: Any) -> None:
     join.set_defaults(run=lambda args: _join(args.dir, args.invitation))
     run = commands.add_parser("run", help="run the node until SIGTERM")
     run.add_argument("place", type=Path, metavar="DIR|node.toml")
-    run.set_defaults(run=lambda args: app.run(load_config(find_config(args.place))))
+    run.set_defaults(run=lambda args: app.run(load_config(find_config(args.place)), approve))
 
 
 def main(arguments: list[str] | None = None) -> int:

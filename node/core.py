@@ -128,11 +128,14 @@ class NodeCore:
 
     # --- policies
 
-    def adopt(self, policy: Policy, name: str) -> None:
+    def adopt(self, policy: Policy, name: str, approve: Callable[[], None] = lambda: None) -> None:
         """Make a policy the own jurisdiction's next version, signed; versions before it stay in force until its date.
 
+        Args:
+            approve: is asked before a new version is signed; raises ConfigError if it must not be.
+
         Raises:
-            ConfigError: it is another jurisdiction's, or its version was signed with other rules.
+            ConfigError: it is another jurisdiction's, its version was signed with other rules, or it is not approved.
         """
         if policy.jurisdiction != self.jurisdiction:
             raise ConfigError(f"{name}: the policy is of {policy.jurisdiction}, this node is of {self.jurisdiction}")
@@ -144,6 +147,7 @@ class NodeCore:
                     check_next(policy, list(own), self._now())
                 except ProtocolError as exc:
                     raise ConfigError(f"{name}: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
+                approve()
                 jws = publish(policy, self.member, self._signer, self._now())
                 row = {"jurisdiction": self.jurisdiction, "version": policy.version, "published": False, "jws": jws}
                 tx.add(store.policies, [row])

@@ -389,7 +389,9 @@ def _replace(path: Path, data: bytes) -> None:
     fresh.replace(path)
 
 
-async def watch_policy(core: NodeCore, writer: Writer, state: State, path: Path, every: float = 1.0) -> None:
+async def watch_policy(
+    core: NodeCore, writer: Writer, state: State, path: Path, approve: Callable[[Path], None], every: float = 1.0
+) -> None:
     """Take a changed policy file; a broken one is refused loudly, and the policy before it stays in force."""
     bell = state.bell()
     seen = _stamp(path)
@@ -401,7 +403,7 @@ async def watch_policy(core: NodeCore, writer: Writer, state: State, path: Path,
         seen = stamp
         try:
             policy = load_policy(await asyncio.to_thread(path.read_text, encoding="utf-8"), path.name)
-            await writer.run(core.adopt, policy, path.name)
+            await writer.run(core.adopt, policy, path.name, lambda: approve(path))
         except (ConfigError, OSError, UnicodeDecodeError) as exc:
             state.policy_fault = str(exc)
             log.error("node.policy_refused", detail=str(exc))

@@ -178,11 +178,11 @@ def _around(example: Example, policy: Policy, scene: Scene) -> Scene:
     scene = replace(scene, circles=replace(scene.circles, agreements={**scene.circles.agreements, **pacts}))
     if example.others == "as-they-are":
         return scene
-    others = [_open(name) for name in sorted(names - {policy.jurisdiction})]
+    others = [open_to_all(name) for name in sorted(names - {policy.jurisdiction})]
     return scene.with_policies([in_force(policy), *others])
 
 
-def _open(jurisdiction: str) -> Policy:
+def open_to_all(jurisdiction: str) -> Policy:
     """A policy that shares and takes everything."""
     everything = Rule(id="all-out", effect="allow", because="supposed by the example", to=["*"], disclose=["*"])
     taken = msgspec.structs.replace(everything, id="all-in", to=UNSET, from_=["*"])

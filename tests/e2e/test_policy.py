@@ -141,3 +141,29 @@ async def test_somebody_new_can_read_why_japan_gets_it_and_viet_nam_does_not(reg
     told = await decided()
     for name in ("id", "jp", "sg", "vn"):
         assert told[name]["granted"] == found[name]["granted"], name
+
+
+@pytest.mark.timeout(200)
+async def test_a_policy_whose_examples_fail_is_not_published(region: Running) -> None:
+    """Its author said what must come out; until it does, the old version stays in force, and the operator is told."""
+    path = region.place.directory / "my" / "policy.toml"
+    example = """
+[[example]]
+name = "Japan gets what is green"
+report = { marking = { tlp = "GREEN" }, rsit = [{ class = "fraud" }], body = { title = "x" } }
+expect = [{ to = "jp", granted = true }]
+"""
+    path.with_name("policy.examples.toml").write_text(example, "utf-8")
+    _next_version(path, 2, NOTHING_TO_JP)
+
+    async def refused() -> bool:
+        ready = await region.doors["my"].call("GET", "/readyz")
+        return "not published" in str(ready.body["policy"]) and "Japan gets what is green" in str(ready.body["policy"])
+
+    await eventually(refused, "the operator reads which example failed")
+    answer = await region.doors["my"].call("POST", "/v1/reports", filing("my", 1))
+
+    async def jp_has_it() -> bool:
+        return answer.body["report_id"] in {item["report_id"] for item in await region.inbox("jp")}
+
+    await eventually(jp_has_it, "version 1 is still in force")
