@@ -35,7 +35,7 @@ bench: $(READY)
 # Renews the pins; needs `uv`.
 constraints:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev --upgrade \
-	  --no-annotate --no-header --no-emit-index-url -o constraints.txt pyproject.toml
+	  --no-annotate --no-header -o constraints.txt pyproject.toml
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
