@@ -25,7 +25,7 @@ from protocol.report import UNIT_BIT, UNIT_NAMES, Body, Filing, Handling, Report
 from protocol.statements import BROKER, Decision, Receipt, ReportReceipt, sign_statement
 from protocol.wording import load, reasons_given, say
 from tests.policy import make, oracle
-from tests.protocol.make import DAY, FULL, NOW, body_from, header, key_of, quick, signed, structs
+from tests.protocol.make import DAY, FULL, NOW, allow, body_from, header, key_of, policy, quick, signed, structs
 
 CANARIES = int(os.environ.get("KENTONGAN_CANARY_CASES", "2000"))
 RANDOMS = st.randoms(use_true_random=False)
@@ -288,3 +288,12 @@ def test_a_handling_without_an_end_is_none() -> None:
     facts = facts_of(header(handling=Handling(residency=["sg"])))
     assert (facts.residency, facts.expires_at) == (("sg",), None)
     assert set(TLP) == set(tx.Tlp.__args__)
+
+
+def test_an_answer_names_the_rules_that_released_something() -> None:
+    """A rule that speaks of nothing in this report is no ground for it; for a bare heading every rule is."""
+    documents = [policy("id", [allow("t", disclose=["title"]), allow("g", disclose=["geo"])]), policy("sg")]
+    outcome = ask(documents, facts_of(header()), Circles())
+    title = units_of(Body(title="T"))
+    assert [basis.rule for basis in answer_for("sg", outcome, title).allowed_by] == ["t", "import-all"]
+    assert [basis.rule for basis in answer_for("sg", outcome, (0, 0)).allowed_by] == ["g", "t", "import-all"]

@@ -134,6 +134,25 @@ def test_an_example_passes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "dates",
+    [
+        "effective_from = 2099-01-01T00:00:00Z",
+        "effective_from = 2020-01-01T00:00:00Z\neffective_until = 2021-01-01T00:00:00Z",
+    ],
+)
+def test_a_policy_is_tried_before_and_after_its_time(tmp_path: Path, dates: str) -> None:
+    """Examples and comparisons are about what a version does once it holds, whenever that is."""
+    path = written(tmp_path)
+    text = re.sub(r"effective_from = .*", dates, path.read_text("utf-8"))
+    path.write_text(text, "utf-8")
+    assert run(path).failures == []
+    base = of_policies([policy("id"), policy("sg"), policy("my")])
+    (report,) = reports.parse(json.dumps(SMALL), "r", "id")
+    changes = diff.compare([report], base, base.with_version(read_policy(path)), NOW).changes
+    assert {change.to for change in changes if change.after} == {"sg", "my"}
+
+
+@pytest.mark.parametrize(
     ("change", "says"),
     [
         (("granted = true\n", "granted = false\n"), "gets the report"),
