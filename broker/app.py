@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from broker import members, policies, store, topology
+from broker import members, policies, store, tables, topology
 from broker.accounts import Accounts
 from broker.api import Api
 from broker.config import Config
@@ -118,10 +118,10 @@ class Broker:
         """Counts for the status page: no content, no digests."""
         with self._store.reading() as connection:
             return {
-                "reports": store.count(connection, store.reports),
-                "exceptions": store.count(connection, store.exceptions),
-                "links": store.count(connection, store.links),
-                "quarantine": store.count(connection, store.quarantine),
+                "reports": store.count(connection, tables.reports),
+                "exceptions": store.count(connection, tables.exceptions),
+                "links": store.count(connection, tables.links),
+                "quarantine": store.count(connection, tables.quarantine),
                 "backlog": {
                     member: {"deliveries": number, "oldest": oldest}
                     for member, (number, oldest) in store.backlog(connection).items()
@@ -309,7 +309,7 @@ class Broker:
 
     def _read_backlog(self) -> dict[str, tuple[int, int]]:
         with self._store.reading() as connection:
-            self.metrics.quarantined.set(store.count(connection, store.quarantine))
+            self.metrics.quarantined.set(store.count(connection, tables.quarantine))
             return store.backlog(connection)
 
     async def _requeue(self) -> None:

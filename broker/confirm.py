@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from broker import store
+from broker import store, tables
 from broker.ledger import grants_by_digest, unpack_grants
 from broker.route import pack_entries, unpack_entries
 from broker.store import Connection
@@ -112,7 +112,7 @@ def record_confirmations(
             answers.states.append((member, confirmation.state, len(confirmation.reports)))
             answers.shown.append((confirmation, reports))
         done.setdefault(member, []).append(digest)
-    store.add_numbered(connection, store.confirmations, rows, "id")
+    store.add_numbered(connection, tables.confirmations, rows, "id")
     for member in {*done, *refused}:
         answers.noted[member] = Noted(
             iss="broker",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from broker import store
+from broker import store, tables
 from broker.decide import narrow
 from broker.ingest import Outgoing, delivery_message, pack_statements
 from broker.members import RegionState
@@ -122,7 +122,7 @@ class Redelivery:
             jws = sign_statement(statement, self._signer)
             rows.append({"member": origin, "kind": "stopped", "jws": jws.encode("ascii")})
             found.outgoing += pack_statements(origin, Kind.RECEIPTS, [jws])
-        store.add_numbered(connection, store.notices, rows, "id")
+        store.add_numbered(connection, tables.notices, rows, "id")
 
     def sent(self, numbers: Sequence[int], now: datetime) -> None:
         """Record that these deliveries are in their recipients' inboxes."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from broker import store
+from broker import store, tables
 from broker.decide import narrow
 from broker.members import RegionState
 from broker.store import Connection
@@ -53,14 +53,14 @@ class Feed:
     def after(self, last: int, most: int = 100) -> tuple[list[Entry], int]:
         """Entries after a number, and the number to continue from (entries that are no longer granted are skipped)."""
         with self._store.reading() as connection:
-            rows = store.after(connection, store.feed, last, most)
+            rows = store.after(connection, tables.feed, last, most)
             shown = [entry for row in rows if (entry := self._render(connection, row)) is not None]
         return shown, int(rows[-1].id) if rows else last
 
     def last(self) -> int:
         """The number of the newest entry."""
         with self._store.reading() as connection:
-            return store.last_number(connection, store.feed)
+            return store.last_number(connection, tables.feed)
 
     def _render(self, connection: Connection, row: Any) -> Entry | None:
         if row.kind != "report":

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from broker import ledger, store
+from broker import ledger, store, tables
 from broker.confirm import Confirmed, record_confirmations
 from broker.decide import Accepted, Decision, NotAccepted, decide
 from broker.dedup import FoundLink
@@ -351,7 +351,7 @@ class Ingest:
                 if isinstance(decision, Accepted)
             ]
             shown = ledger.links_for(coordinator.id, committed.links)
-            store.add_numbered(connection, store.feed, ledger.feed_rows(coordinator.id, accepted, shown, now), "id")
+            store.add_numbered(connection, tables.feed, ledger.feed_rows(coordinator.id, accepted, shown, now), "id")
 
     def _tell_links(
         self, connection: Connection, found: Sequence[FoundLink], state: RegionState, now: datetime, work: Work
@@ -363,7 +363,7 @@ class Ingest:
                 jws = sign_statement(Links(iss=BROKER, aud=member, at=now, links=links), self._signer)
                 rows.append({"member": member, "kind": "links", "jws": jws.encode("ascii")})
                 work.outgoing.append(Outgoing(member, Kind.LINKS, jws.encode("ascii")))
-        store.add_numbered(connection, store.notices, rows, "id")
+        store.add_numbered(connection, tables.notices, rows, "id")
 
     # --- confirmations ----------------------------------------------------------------------------------------
 
@@ -392,7 +392,7 @@ class Ingest:
             for origin, signed in answers.forwarded.items()
             for jws in signed
         ]
-        store.add_numbered(connection, store.notices, rows, "id")
+        store.add_numbered(connection, tables.notices, rows, "id")
         for origin, signed in answers.forwarded.items():
             work.outgoing += pack_statements(origin, Kind.CONFIRMED, signed)
         self._show_confirmations(connection, answers, state, now)
@@ -417,12 +417,12 @@ class Ingest:
                         "data": msgspec.json.encode(data),
                     }
                 )
-        store.add_numbered(connection, store.feed, rows, "id")
+        store.add_numbered(connection, tables.feed, rows, "id")
 
     def _quarantine(self, connection: Connection, item: Incoming, error: ProtocolError, now: datetime) -> None:
         store.add_numbered(
             connection,
-            store.quarantine,
+            tables.quarantine,
             [
                 {
                     "at": store.milliseconds(now),

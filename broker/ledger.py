@@ -15,7 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from broker import store
+from broker import store, tables
 from broker.decide import Accepted, Decision, Known, KnownReport, NotAccepted, as_side
 from broker.dedup import FoundLink, Identifier, Side, find_links, kinds, side_of, visible_to
 from broker.route import Entry, pack_entries
@@ -152,7 +152,7 @@ def record(
         }
         for item, key, receipt in refused
     ]
-    numbers = store.add_numbered(connection, store.submissions, rows, "id")
+    numbers = store.add_numbered(connection, tables.submissions, rows, "id")
     accepted: list[tuple[Accepted, int]] = []
     exceptions: list[store.Row] = []
     for item, number in zip(decided, numbers, strict=False):
@@ -163,8 +163,8 @@ def record(
                 exceptions.append(_exception_row(at, item.verified.member, item.verified.digest, decision))
     memory: dict[int, bytes] = {}
     rows = [_report_row(item, number, at, memory) for item, number in accepted]
-    seqs = store.add_numbered(connection, store.reports, rows, "seq")
-    store.add(connection, store.exceptions, exceptions)
+    seqs = store.add_numbered(connection, tables.reports, rows, "seq")
+    store.add(connection, tables.exceptions, exceptions)
     committed = Committed({item.report.digest: seq for (item, _), seq in zip(accepted, seqs, strict=True)})
     _link(connection, [item for item, _ in accepted], committed, at)
     return committed
@@ -184,10 +184,10 @@ def _link(connection: Connection, accepted: Sequence[Accepted], committed: Commi
         for identifier in item.identifiers:
             hits.setdefault(identifier.key, []).append(side)
             rows.append({"key": identifier.key, "seq": side.seq})
-    store.add(connection, store.identifiers, rows)
+    store.add(connection, tables.identifiers, rows)
     store.add(
         connection,
-        store.links,
+        tables.links,
         [
             {
                 "at": at,
@@ -229,7 +229,7 @@ def record_deliveries(
         }
         for member, entries in planned
     ]
-    return store.add_numbered(connection, store.deliveries, rows, "id")
+    return store.add_numbered(connection, tables.deliveries, rows, "id")
 
 
 def links_for(member: str, found: Sequence[FoundLink]) -> list[Link]:

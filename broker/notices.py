@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from broker import store
+from broker import store, tables
 from protocol.errors import ProtocolError
 from protocol.parse import decode
 from protocol.reasons import Reason
@@ -53,6 +53,6 @@ def missed(ledger_store: store.Store, member: str, data: bytes) -> bytes:
     if not 0 <= question.after < 1 << 62:
         raise ProtocolError(Reason.OUT_OF_RANGE, "$.after", "not the number of a notice")
     with ledger_store.reading() as connection:
-        rows: list[Any] = store.after(connection, store.notices, question.after, MOST, member=member)
+        rows: list[Any] = store.after(connection, tables.notices, question.after, MOST, member=member)
     notices = [Notice(row.kind, row.jws.decode("ascii")) for row in rows]
     return msgspec.json.encode(Answer(int(rows[-1].id) if rows else question.after, notices))

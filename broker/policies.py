@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from broker import store
+from broker import store, tables
 from protocol.errors import ProtocolError
 from protocol.parse import decode
 from protocol.policy import Policy
@@ -58,7 +58,7 @@ def take(ledger_store: store.Store, member: str, data: bytes, registry: Registry
         raise ProtocolError(Reason.WRONG_MEMBER, "$.iss", "a member publishes for itself only")
     policy = published.policy
     with ledger_store.writing() as connection:
-        rows = store.after(connection, store.policies, 0, 10_000, jurisdiction=policy.jurisdiction)
+        rows = store.after(connection, tables.policies, 0, 10_000, jurisdiction=policy.jurisdiction)
         if any(bytes(row.jws) == data for row in rows):
             return None
         check_next(policy, [int(row.version) for row in rows], now)
@@ -69,7 +69,7 @@ def take(ledger_store: store.Store, member: str, data: bytes, registry: Registry
             "member": member,
             "jws": data,
         }
-        store.add_numbered(connection, store.policies, [row], "id")
+        store.add_numbered(connection, tables.policies, [row], "id")
     return published
 
 
@@ -86,7 +86,7 @@ class PublishedPolicies:
 def published_policies(ledger_store: store.Store, registry: Registry, now: datetime) -> PublishedPolicies:
     """Read the ledger's policies. Transient if it cannot be read now."""
     with ledger_store.reading() as connection:
-        rows = store.after(connection, store.policies, 0, 100_000)
+        rows = store.after(connection, tables.policies, 0, 100_000)
     found: list[Policy] = []
     for row in rows:
         try:
@@ -114,6 +114,6 @@ def listed(ledger_store: store.Store, data: bytes) -> bytes:
     if not 0 <= question.after < 1 << 62:
         raise ProtocolError(Reason.OUT_OF_RANGE, "$.after", "not the number of a policy")
     with ledger_store.reading() as connection:
-        rows = store.after(connection, store.policies, question.after, MOST)
+        rows = store.after(connection, tables.policies, question.after, MOST)
     policies = [row.jws.decode("ascii") for row in rows]
     return msgspec.json.encode(Answer(int(rows[-1].id) if rows else question.after, policies))

@@ -14,7 +14,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET
 
-from node import store
+from node import tables
 from node.filing import Reply, Round
 from node.intake import Posting
 from node.opening import Bench, Message, Opened, open_messages
@@ -121,9 +121,9 @@ class NodeCore:
         """After a start, everything that waits is due at once."""
         now = self._now()
         with self.store.read() as reads:
-            for row in reads.waiting(store.submissions):
+            for row in reads.waiting(tables.submissions):
                 self.outbox.add(row.id, instant(row.created_at), now, row.reports)
-            for row in reads.waiting(store.confirmations_out):
+            for row in reads.waiting(tables.confirmations_out):
                 self.words.add(row.id, instant(row.created_at), now)
 
     # --- policies
@@ -150,7 +150,7 @@ class NodeCore:
                 approve()
                 jws = publish(policy, self.member, self._signer, self._now())
                 row = {"jurisdiction": self.jurisdiction, "version": policy.version, "published": False, "jws": jws}
-                tx.add(store.policies, [row])
+                tx.add(tables.policies, [row])
                 known.append(policy)
             elif _policy_in(own[policy.version]) != policy:
                 raise ConfigError(f"{name}: version {policy.version} was signed with other rules: raise the version")
@@ -175,7 +175,7 @@ class NodeCore:
                 row for row in tx.policies() if (row.jurisdiction, row.version) == (self.jurisdiction, version)
             )
             row = {"jurisdiction": found.jurisdiction, "version": found.version, "published": True, "jws": found.jws}
-            tx.put(store.policies, row)
+            tx.put(tables.policies, row)
 
     def policies_taken(self) -> int:
         """The number of the last published policy that is on disk."""
@@ -194,10 +194,10 @@ class NodeCore:
                     continue
                 if policy.jurisdiction != self.jurisdiction:
                     row = {"jurisdiction": policy.jurisdiction, "version": policy.version}
-                    tx.put(store.policies, {**row, "published": True, "jws": jws})
+                    tx.put(tables.policies, {**row, "published": True, "jws": jws})
             if not _KEY_MISSING.intersection(refused):
                 # Else the region document here may be older than the policy: look at it again.
-                tx.put(store.meta, {"name": _POLICIES, "value": str(number)})
+                tx.put(tables.meta, {"name": _POLICIES, "value": str(number)})
         self.refresh_region_book()
         return refused
 
@@ -307,7 +307,7 @@ class NodeCore:
         now = self._now()
         with self.store.write() as tx:
             taken = Clerk(tx, self.member, self._signer, now).take(opened.pieces)
-            tx.put(store.meta, {"name": _NOTICES, "value": str(number)})
+            tx.put(tables.meta, {"name": _NOTICES, "value": str(number)})
         return taken
 
     def receive(self, messages: Sequence[Message]) -> TakenIn:
@@ -336,7 +336,7 @@ class NodeCore:
                 iss=self.member, aud=row.origin, at=now, state=state, reports=[row.digest], delivery=UNSET
             )
             number, _ = write_confirmation(tx, confirmation, self._signer, at)
-            tx.set(store.inbox, "digest", [{"digest": row.digest, "state": state, "state_at": at}])
+            tx.set(tables.inbox, "digest", [{"digest": row.digest, "state": state, "state_at": at}])
             event = {"report_id": row.report_id, "revision": row.revision, "digest": row.digest, "state": state}
             tx.event("report.state", event, at)
         self.words.add(number, now, now)

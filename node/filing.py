@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from node import store
+from node import tables
 from node.answers import Accepted, Answer, Result, answer_many, answer_one
 from node.identity import Fresh, Known, Shelf, decide
 from node.intake import Draft, Item, Posting
@@ -142,15 +142,15 @@ class Round:
         reports: list[dict[str, Any]] = []
         to_send: list[tuple[int, int]] = []
         for sealed in self._sealed:
-            number = self._tx.number(store.submissions)
+            number = self._tx.number(tables.submissions)
             leaving = sealed.leaving
             row = {"id": number, "digest": sealed.digest, "message": sealed.message, "reports": leaving}
             envelopes.append({**row, "created_at": self._at, "waiting": leaving > 0})
             if leaving:
                 to_send.append((number, leaving))
             reports += [self._row(sheet, number) for sheet in sealed.sheets]
-        self._tx.add(store.submissions, envelopes)
-        self._tx.add(store.own_reports, reports)
+        self._tx.add(tables.submissions, envelopes)
+        self._tx.add(tables.own_reports, reports)
         return to_send
 
     def _row(self, sheet: Sheet, submission: int) -> dict[str, Any]:
@@ -164,7 +164,7 @@ class Round:
         self._tx.event("report.filed", {**ids, **facts}, self._at)
         return {
             **ids,
-            "seq": self._tx.number(store.own_reports),
+            "seq": self._tx.number(tables.own_reports),
             "digest": known.digest,
             "submission": submission,
             "content_hash": known.content_hash,
@@ -188,7 +188,7 @@ class Round:
             if isinstance(reply, Answer) and reply.status == 202:
                 row = {"client": client, "key": key, "body_hash": postings[index].body_hash, "at": self._at}
                 rows.append({**row, "status": reply.status, "response": reply.body})
-        self._tx.add(store.idempotency, rows)
+        self._tx.add(tables.idempotency, rows)
 
 
 def stock(reads: Reads, items: Sequence[Item]) -> Shelf:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
-from node import store
+from node import tables
 from node.opening import Arrival, Bad, Parcel, Piece, Turned
 from node.store import Tx, microseconds, rows_by
 from protocol import limits
@@ -114,7 +114,7 @@ class Clerk:
         """Store a statement of somebody else's as evidence; returns its name."""
         digest = statement_digest(jws)
         if not self._tx.known_statements([digest]):
-            self._tx.add(store.statements, [{"digest": digest, "kind": kind, "jws": jws, "at": self._at}])
+            self._tx.add(tables.statements, [{"digest": digest, "kind": kind, "jws": jws, "at": self._at}])
         return digest
 
     # --- the broker's answers to what this member sent
@@ -154,8 +154,8 @@ class Clerk:
             self._tx.event("report.receipt", {**event, "outcome": item.outcome, "reason": reason or None}, self._at)
         if said:
             self._alarm("receipt", Reason.UNKNOWN_REPORT.value, submission=row.digest, reports=len(said))
-        self._tx.set(store.own_reports, "digest", updates)
-        self._tx.set(store.submissions, "id", [{"id": row.id, "waiting": False, "receipt": jws}])
+        self._tx.set(tables.own_reports, "digest", updates)
+        self._tx.set(tables.submissions, "id", [{"id": row.id, "waiting": False, "receipt": jws}])
         self.taken.settled.append(row.id)
         self.taken.seconds.append((self._at - row.created_at) / 1_000_000)
 
@@ -175,7 +175,7 @@ class Clerk:
             updates.append({"id": row.id, "waiting": False, "noted_at": self._at, "refusal": packed})
             if refusal is not None:
                 self._alarm("confirmation", refusal.reason, confirmation=row.digest, detail=refusal.detail)
-        self._tx.set(store.confirmations_out, "id", updates)
+        self._tx.set(tables.confirmations_out, "id", updates)
 
     # --- what others say about this member's reports
 
@@ -200,7 +200,7 @@ class Clerk:
                 self._tx.event("report.confirmed", {**event, **said}, self._at)
             if rows:
                 self._keep("confirmation", jws)
-                self._tx.add(store.confirmed, rows)
+                self._tx.add(tables.confirmed, rows)
 
     def _stopped(self, letters: dict[str, Stopped]) -> None:
         """Kept beside the recipients' own words: the broker's, that one of them will not get it."""
@@ -215,7 +215,7 @@ class Clerk:
             statement = self._keep("stopped", jws)
             said = {"member": item.member, "state": _STOPPED, "at": microseconds(item.at)}
             rest = {"refusal": _encode(item.refusal), "statement": statement}
-            self._tx.add(store.confirmed, [{"report": digest, **said, **rest} for digest in fresh])
+            self._tx.add(tables.confirmed, [{"report": digest, **said, **rest} for digest in fresh])
             self.taken.counts["stopped", item.refusal.reason] += len(fresh)
             for digest in fresh:
                 ids = {"report_id": own[digest].report_id, "revision": own[digest].revision, "digest": digest}
@@ -231,7 +231,7 @@ class Clerk:
                 pair = {"a": link.a.digest, "b": link.b.digest}
                 ids = {"a_report": link.a.report_id[:36], "b_report": link.b.report_id[:36]}
                 row = {**pair, **ids, "link": _encode(link), "statement": statement, "at": self._at}
-                self._tx.put(store.links, row)
+                self._tx.put(tables.links, row)
                 self.taken.counts["linked", link.strength] += 1
                 self._tx.event("report.linked", {**ids, "strength": link.strength}, self._at)
 
@@ -307,7 +307,7 @@ class Clerk:
             names = self._sign(origin, [item.digest for item in items], "received", delivery.id)
             rows: list[dict[str, Any]] = []
             for item in items:
-                seq = self._tx.number(store.inbox)
+                seq = self._tx.number(tables.inbox)
                 rows.append(
                     {
                         "seq": seq,
@@ -331,7 +331,7 @@ class Clerk:
                 ids = {"report_id": item.report_id, "revision": item.revision, "incident_id": item.incident_id}
                 facts = {"digest": item.digest, "origin": origin, "phase": item.phase, "tlp": item.tlp, "inbox": seq}
                 self._tx.event("report.received", {**ids, **facts}, self._at)
-            self._tx.add(store.inbox, rows)
+            self._tx.add(tables.inbox, rows)
         self.taken.counts["received", ""] += len(unique)
 
     def _withdrawn(self, fresh: Sequence[Arrival]) -> dict[str, int]:
@@ -345,7 +345,7 @@ class Clerk:
             if item.phase == "withdrawn":
                 ended[item.report_id] = max(item.revision, ended.get(item.report_id, 0))
         erased = [row for row in here if row.presentation and row.revision < ended.get(row.report_id, 0)]
-        self._tx.set(store.inbox, "digest", [{"digest": row.digest, **_NO_CONTENT} for row in erased])
+        self._tx.set(tables.inbox, "digest", [{"digest": row.digest, **_NO_CONTENT} for row in erased])
         for row in erased:
             ids = {"report_id": row.report_id, "revision": row.revision, "digest": row.digest}
             self._tx.event("report.withdrawn", {**ids, "origin": row.origin}, self._at)
@@ -360,7 +360,7 @@ class Clerk:
             names = self._sign(origin, [item.digest for item in items], "refused", delivery.id, refusal)
             for item in items:
                 self._tx.put(
-                    store.refused,
+                    tables.refused,
                     {
                         "digest": item.digest,
                         "origin": origin,
@@ -383,7 +383,7 @@ class Clerk:
         """Confirm again what came again: the same bytes, or for another delivery a new statement."""
         again = {row.confirmation for row in rows if row.delivery == delivery.id}
         sent = [row.id for row in self._tx.confirmations_by("digest", again)]
-        self._tx.set(store.confirmations_out, "id", [{"id": number, "waiting": True} for number in sent])
+        self._tx.set(tables.confirmations_out, "id", [{"id": number, "waiting": True} for number in sent])
         self.taken.to_send += sent
         self.taken.counts["repeated", ""] += len(rows)
         others: dict[tuple[str, bytes | None], list[str]] = {}
@@ -395,7 +395,7 @@ class Clerk:
                 raise AssertionError("a refusal for another delivery is signed as a new one")
             names = self._sign(origin, digests, "received", delivery.id)
             updates = [{"digest": d, "delivery": delivery.id, "confirmation": names[d]} for d in digests]
-            self._tx.set(store.inbox, "digest", updates)
+            self._tx.set(tables.inbox, "digest", updates)
 
     def _sign(
         self, origin: str, digests: Sequence[str], state: Any, delivery: int | None, refusal: Refusal | None = None
@@ -426,6 +426,6 @@ class Clerk:
 def write_confirmation(tx: Tx, confirmation: Confirmation, signer: Signer, at: int) -> tuple[int, str]:
     """Sign and store one confirmation; returns its number and its name."""
     jws = sign_statement(confirmation, signer)
-    number, name = tx.number(store.confirmations_out), statement_digest(jws)
-    tx.add(store.confirmations_out, [{"id": number, "digest": name, "jws": jws, "created_at": at, "waiting": True}])
+    number, name = tx.number(tables.confirmations_out), statement_digest(jws)
+    tx.add(tables.confirmations_out, [{"id": number, "digest": name, "jws": jws, "created_at": at, "waiting": True}])
     return number, name

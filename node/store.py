@@ -5,18 +5,7 @@ events get gapless-by-order numbers and are announced only after the commit, in 
 newer schema (ConfigError). A full or busy disk is `Transient`: nothing was committed, try again.
 
 One thread writes (the caller sees to that), so row numbers come from counters in memory; reads may run beside it.
-Times are microseconds since 1970.
-
-    submissions        what was signed, exactly as sent; `waiting` until the broker's receipt is here
-    own_reports        every revision that this member filed, with all of its disclosures as evidence
-    confirmed          who confirmed an own report, by which statement
-    inbox              what others reported, as verified and as far as this node's import policy lets it in
-    refused            what others reported and this node did not take, with the reason
-    confirmations_out  what this member signed about others' reports; `waiting` until the broker noted it
-    statements         verified statements of others (deliveries, confirmations, links) as they signed them
-    links              pairs of reports that are about the same thing
-    idempotency        answers by idempotency key
-    events             the feed
+Times are microseconds since 1970. The tables stand in `tables.py`.
 """
 
 from __future__ import annotations
@@ -30,20 +19,9 @@ from typing import Any, Final
 
 import msgspec
 from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
     Connection,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    PrimaryKeyConstraint,
     Row,
-    String,
     Table,
-    Text,
     bindparam,
     create_engine,
     delete,
@@ -56,6 +34,21 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import OperationalError
 
+from node.tables import (
+    confirmations_out,
+    confirmed,
+    events,
+    idempotency,
+    inbox,
+    links,
+    meta,
+    metadata,
+    own_reports,
+    policies,
+    refused,
+    statements,
+    submissions,
+)
 from protocol.errors import ConfigError, Transient
 
 SCHEMA: Final = 1
@@ -64,146 +57,6 @@ _IN: Final = 500
 _CONTENT: Final = frozenset({"filing", "disclosures", "held_back"})
 _PASSING: Final = {"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR"}
 
-_meta = MetaData()
-_Id = BigInteger().with_variant(Integer, "sqlite")
-meta = Table("meta", _meta, Column("name", String, primary_key=True), Column("value", String, nullable=False))
-submissions = Table(
-    "submissions",
-    _meta,
-    Column("id", _Id, primary_key=True, autoincrement=False),
-    Column("digest", String(43), nullable=False, unique=True),
-    Column("message", LargeBinary, nullable=False),
-    Column("reports", Integer, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    Column("waiting", Boolean, nullable=False, index=True),
-    Column("receipt", Text),
-)
-own_reports = Table(
-    "own_reports",
-    _meta,
-    Column("seq", _Id, primary_key=True, autoincrement=False),
-    Column("digest", String(43), nullable=False, unique=True),
-    Column("report_id", String(36), nullable=False),
-    Column("revision", Integer, nullable=False),
-    Column("incident_id", String(36), nullable=False, index=True),
-    Column("submission", ForeignKey("submissions.id"), nullable=False, index=True),
-    Column("content_hash", String(43), nullable=False, index=True),
-    Column("filed_at", BigInteger, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("kept", Boolean, nullable=False),
-    Column("filing", LargeBinary, nullable=False),
-    Column("disclosures", Text, nullable=False),
-    Column("held_back", LargeBinary),
-    Column("outcome", LargeBinary),
-    Index("own_reports_by_id", "report_id", "revision", unique=True),
-)
-policies = Table(
-    "policies",
-    _meta,
-    Column("jurisdiction", String(31), nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("published", Boolean, nullable=False),
-    Column("jws", Text, nullable=False),
-    PrimaryKeyConstraint("jurisdiction", "version"),
-)
-confirmed = Table(
-    "confirmed",
-    _meta,
-    Column("report", String(43), nullable=False),
-    Column("member", String(31), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("at", BigInteger, nullable=False),
-    Column("refusal", LargeBinary),
-    Column("statement", String(43), nullable=False),
-    PrimaryKeyConstraint("report", "member", "state"),
-)
-inbox = Table(
-    "inbox",
-    _meta,
-    Column("seq", _Id, primary_key=True, autoincrement=False),
-    Column("digest", String(43), nullable=False, unique=True),
-    Column("report_id", String(36), nullable=False),
-    Column("revision", Integer, nullable=False),
-    Column("incident_id", String(36), nullable=False, index=True),
-    Column("origin", String(31), nullable=False),
-    Column("jurisdiction", String(31), nullable=False),
-    Column("received_at", BigInteger, nullable=False),
-    Column("broker_received_at", BigInteger, nullable=False),
-    Column("presentation", Text, nullable=False),
-    Column("view", LargeBinary, nullable=False),
-    Column("undisclosed", Integer, nullable=False),
-    Column("withheld", LargeBinary, nullable=False),
-    Column("withdrawn", Boolean, nullable=False),
-    Column("delivery", BigInteger, nullable=False),
-    Column("statement", String(43), nullable=False),
-    Column("confirmation", String(43), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("state_at", BigInteger, nullable=False),
-    Index("inbox_by_id", "report_id", "revision", unique=True),
-)
-refused = Table(
-    "refused",
-    _meta,
-    Column("digest", String(43), primary_key=True),
-    Column("origin", String(31), nullable=False),
-    Column("report_id", String(36)),
-    Column("revision", Integer),
-    Column("refusal", LargeBinary, nullable=False),
-    Column("delivery", BigInteger, nullable=False),
-    Column("statement", String(43), nullable=False),
-    Column("confirmation", String(43), nullable=False),
-    Column("at", BigInteger, nullable=False),
-)
-confirmations_out = Table(
-    "confirmations_out",
-    _meta,
-    Column("id", _Id, primary_key=True, autoincrement=False),
-    Column("digest", String(43), nullable=False, unique=True),
-    Column("jws", Text, nullable=False),
-    Column("created_at", BigInteger, nullable=False),
-    Column("waiting", Boolean, nullable=False, index=True),
-    Column("noted_at", BigInteger),
-    Column("refusal", LargeBinary),
-)
-statements = Table(
-    "statements",
-    _meta,
-    Column("digest", String(43), primary_key=True),
-    Column("kind", String(16), nullable=False),
-    Column("jws", Text, nullable=False),
-    Column("at", BigInteger, nullable=False),
-)
-links = Table(
-    "links",
-    _meta,
-    Column("a", String(43), nullable=False),
-    Column("b", String(43), nullable=False),
-    Column("a_report", String(36), nullable=False, index=True),
-    Column("b_report", String(36), nullable=False, index=True),
-    Column("link", LargeBinary, nullable=False),
-    Column("statement", String(43), nullable=False),
-    Column("at", BigInteger, nullable=False),
-    PrimaryKeyConstraint("a", "b"),
-)
-idempotency = Table(
-    "idempotency",
-    _meta,
-    Column("client", String(64), nullable=False),
-    Column("key", String(255), nullable=False),
-    Column("body_hash", String(43), nullable=False),
-    Column("status", Integer, nullable=False),
-    Column("response", LargeBinary, nullable=False),
-    Column("at", BigInteger, nullable=False, index=True),
-    PrimaryKeyConstraint("client", "key"),
-)
-events = Table(
-    "events",
-    _meta,
-    Column("seq", _Id, primary_key=True, autoincrement=False),
-    Column("kind", String(32), nullable=False),
-    Column("data", LargeBinary, nullable=False),
-    Column("at", BigInteger, nullable=False),
-)
 _NUMBERED: Final = (
     (submissions, "id"),
     (own_reports, "seq"),
@@ -402,7 +255,7 @@ class Store:
         with self._engine.begin() as connection:
             meta.create(connection, checkfirst=True)
             _check_schema(connection)
-            _meta.create_all(connection)
+            metadata.create_all(connection)
             self._last = {
                 table.name: int(connection.execute(select(func.max(table.c[key]))).scalar() or 0)
                 for table, key in _NUMBERED

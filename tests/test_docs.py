@@ -17,9 +17,9 @@ from prometheus_client import CollectorRegistry
 
 import broker.app
 import broker.metrics
-import broker.store
+import broker.tables
 import node.metrics
-import node.store
+import node.tables
 from deploy.cli import _parser
 from node.outbox import Outbox
 from protocol import limits, published, registry, statements
@@ -325,8 +325,8 @@ def test_the_log_events_exist() -> None:
 @pytest.mark.parametrize(
     ("title", "meta"),
     [
-        ("Node: `data/node.db`", node.store.submissions.metadata),
-        ("Broker: `data/ledger.db`", broker.store.submissions.metadata),
+        ("Node: `data/node.db`", node.tables.metadata),
+        ("Broker: `data/ledger.db`", broker.tables.metadata),
     ],
 )
 def test_every_table_is_explained(title: str, meta: Any) -> None:

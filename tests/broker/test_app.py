@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from broker import setup, store
+from broker import setup, tables
 from broker.app import Broker
 from broker.config import load_config
 from broker.store import Connection, Store
@@ -79,7 +79,7 @@ async def test_a_message_that_trips_a_bug_is_set_aside_and_the_process_ends(
         await broker._take(line, [message(poison), message(b"its neighbour")])
     assert len(line.acknowledged) == 2, "or the restarted process would meet it again"
     with broker._store.reading() as connection:
-        rows = connection.execute(store.quarantine.select()).all()
+        rows = connection.execute(tables.quarantine.select()).all()
     assert {(row.reason, bytes(row.start)) for row in rows} == {
         ("internal", poison),
         ("unknown-member", b"its neighbour"),
@@ -87,7 +87,7 @@ async def test_a_message_that_trips_a_bug_is_set_aside_and_the_process_ends(
     monkeypatch.undo()
     await broker._take(line, [message(poison)])
     with broker._store.reading() as connection:
-        assert connection.execute(store.submissions.select()).all()[0].refusal == "internal"
-        assert len(connection.execute(store.quarantine.select()).all()) == 2, (
+        assert connection.execute(tables.submissions.select()).all()[0].refusal == "internal"
+        assert len(connection.execute(tables.quarantine.select()).all()) == 2, (
             "sent again, it is answered from the ledger"
         )

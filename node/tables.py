@@ -1,0 +1,172 @@
+"""The tables of a node's store. Times are microseconds since 1970.
+
+submissions        what was signed, exactly as sent; `waiting` until the broker's receipt is here
+own_reports        every revision that this member filed, with all of its disclosures as evidence
+confirmed          who confirmed an own report, by which statement
+policies           signed sharing policies, the own ones and others'
+inbox              what others reported, as verified and as far as this node's import policy lets it in
+refused            what others reported and this node did not take, with the reason
+confirmations_out  what this member signed about others' reports; `waiting` until the broker noted it
+statements         verified statements of others (deliveries, confirmations, links) as they signed them
+links              pairs of reports that are about the same thing
+idempotency        answers by idempotency key
+events             the feed
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+_Id = BigInteger().with_variant(Integer, "sqlite")
+meta = Table("meta", metadata, Column("name", String, primary_key=True), Column("value", String, nullable=False))
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=False),
+    Column("digest", String(43), nullable=False, unique=True),
+    Column("message", LargeBinary, nullable=False),
+    Column("reports", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("waiting", Boolean, nullable=False, index=True),
+    Column("receipt", Text),
+)
+own_reports = Table(
+    "own_reports",
+    metadata,
+    Column("seq", _Id, primary_key=True, autoincrement=False),
+    Column("digest", String(43), nullable=False, unique=True),
+    Column("report_id", String(36), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("incident_id", String(36), nullable=False, index=True),
+    Column("submission", ForeignKey("submissions.id"), nullable=False, index=True),
+    Column("content_hash", String(43), nullable=False, index=True),
+    Column("filed_at", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("kept", Boolean, nullable=False),
+    Column("filing", LargeBinary, nullable=False),
+    Column("disclosures", Text, nullable=False),
+    Column("held_back", LargeBinary),
+    Column("outcome", LargeBinary),
+    Index("own_reports_by_id", "report_id", "revision", unique=True),
+)
+policies = Table(
+    "policies",
+    metadata,
+    Column("jurisdiction", String(31), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("published", Boolean, nullable=False),
+    Column("jws", Text, nullable=False),
+    PrimaryKeyConstraint("jurisdiction", "version"),
+)
+confirmed = Table(
+    "confirmed",
+    metadata,
+    Column("report", String(43), nullable=False),
+    Column("member", String(31), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("refusal", LargeBinary),
+    Column("statement", String(43), nullable=False),
+    PrimaryKeyConstraint("report", "member", "state"),
+)
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("seq", _Id, primary_key=True, autoincrement=False),
+    Column("digest", String(43), nullable=False, unique=True),
+    Column("report_id", String(36), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("incident_id", String(36), nullable=False, index=True),
+    Column("origin", String(31), nullable=False),
+    Column("jurisdiction", String(31), nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("broker_received_at", BigInteger, nullable=False),
+    Column("presentation", Text, nullable=False),
+    Column("view", LargeBinary, nullable=False),
+    Column("undisclosed", Integer, nullable=False),
+    Column("withheld", LargeBinary, nullable=False),
+    Column("withdrawn", Boolean, nullable=False),
+    Column("delivery", BigInteger, nullable=False),
+    Column("statement", String(43), nullable=False),
+    Column("confirmation", String(43), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("state_at", BigInteger, nullable=False),
+    Index("inbox_by_id", "report_id", "revision", unique=True),
+)
+refused = Table(
+    "refused",
+    metadata,
+    Column("digest", String(43), primary_key=True),
+    Column("origin", String(31), nullable=False),
+    Column("report_id", String(36)),
+    Column("revision", Integer),
+    Column("refusal", LargeBinary, nullable=False),
+    Column("delivery", BigInteger, nullable=False),
+    Column("statement", String(43), nullable=False),
+    Column("confirmation", String(43), nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+confirmations_out = Table(
+    "confirmations_out",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=False),
+    Column("digest", String(43), nullable=False, unique=True),
+    Column("jws", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("waiting", Boolean, nullable=False, index=True),
+    Column("noted_at", BigInteger),
+    Column("refusal", LargeBinary),
+)
+statements = Table(
+    "statements",
+    metadata,
+    Column("digest", String(43), primary_key=True),
+    Column("kind", String(16), nullable=False),
+    Column("jws", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+links = Table(
+    "links",
+    metadata,
+    Column("a", String(43), nullable=False),
+    Column("b", String(43), nullable=False),
+    Column("a_report", String(36), nullable=False, index=True),
+    Column("b_report", String(36), nullable=False, index=True),
+    Column("link", LargeBinary, nullable=False),
+    Column("statement", String(43), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("a", "b"),
+)
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("client", String(64), nullable=False),
+    Column("key", String(255), nullable=False),
+    Column("body_hash", String(43), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("response", LargeBinary, nullable=False),
+    Column("at", BigInteger, nullable=False, index=True),
+    PrimaryKeyConstraint("client", "key"),
+)
+events = Table(
+    "events",
+    metadata,
+    Column("seq", _Id, primary_key=True, autoincrement=False),
+    Column("kind", String(32), nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
