@@ -26,6 +26,7 @@ submissions = Table(
     Column("digest", String(43), nullable=False, unique=True),
     Column("member", String(32), nullable=False),
     Column("received_at", BigInteger, nullable=False),
+    Column("entry", LargeBinary(32), nullable=False),
     Column("message", LargeBinary, nullable=False),
     Column("receipt", LargeBinary, nullable=False),
     Column("refusal", String),
@@ -155,4 +156,29 @@ quarantine = Table(
     Column("size", Integer, nullable=False),
     Column("sha256", String(43), nullable=False),
     Column("start", LargeBinary, nullable=False),
+)
+log_tiles = Table(
+    "log_tiles",
+    metadata,
+    Column("level", Integer, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("level", "number"),
+)
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("size", BigInteger, primary_key=True, autoincrement=False),
+    Column("root", LargeBinary(32), nullable=False),
+    Column("note", LargeBinary, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("published_at", BigInteger),
+)
+cosignatures = Table(
+    "cosignatures",
+    metadata,
+    Column("size", BigInteger, nullable=False),
+    Column("member", String(32), nullable=False),
+    Column("line", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("size", "member"),
 )

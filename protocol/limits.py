@@ -49,6 +49,15 @@ SEALING_MARGIN: Final = timedelta(days=7)
 SEALING_MARGIN_ON_ARRIVAL: Final = timedelta(days=1)
 """The same at the broker: shorter, so that a report that had to wait is not refused for what was right when sealed."""
 
+NOTE: Final = 32 << 10
+"""A checkpoint with its cosignatures: some 200 of Ed25519."""
+
+NOTE_SIGNATURES: Final = 128
+"""The specification asks for 16; a region may have 64 members, some of them in the middle of a rotation."""
+
+PROOFS_PER_REQUEST: Final = 256
+"""Inclusion proofs in one answer: with 40 hashes each it stays below a message."""
+
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far ahead of ours a peer's clock may be."""
 

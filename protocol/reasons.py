@@ -67,6 +67,17 @@ class Reason(Enum):
     NOT_SEALED_TO_ME = "not-sealed-to-this-member"
     UNKNOWN_SUBMISSION = "unknown-submission"
     UNKNOWN_DELIVERY = "unknown-delivery"
+    # the log: what a witness finds
+    MALFORMED_NOTE = "malformed-note"
+    MALFORMED_PROOF = "malformed-proof"
+    PROOF_INVALID = "proof-invalid"
+    LOG_FORKED = "log-forked"
+    LEAF_MISSING = "leaf-missing"
+    LOG_STALLED = "log-stalled"
+    NOT_WITNESSED = "not-witnessed"
+    NOT_GRANTED = "not-granted"
+    GRANTED_TOO_MUCH = "granted-too-much"
+    RECEIPT_OVERDUE = "receipt-overdue"
     # policy: why a report or a field was withheld
     DEFAULT_DENY = "default-deny"
     DENIED_BY_RULE = "denied-by-rule"

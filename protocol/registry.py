@@ -19,6 +19,7 @@ from protocol import limits
 from protocol.errors import ConfigError, ProtocolError
 from protocol.jws import sign_jws, split_jws, verify_parts
 from protocol.keys import KeyRecord, KeyRing, Signer, VerifyKey
+from protocol.notes import NoteKey, log_keys, origin_of, witness_keys
 from protocol.parse import decode
 from protocol.policy import Circles, Pact, Recipient
 from protocol.reasons import Reason
@@ -75,6 +76,8 @@ class Region(_Doc, frozen=True, kw_only=True):
     members: list[Member] = []
     groups: list[Group] = []
     agreements: list[Agreement] = []
+    quorum: Annotated[int, Meta(ge=1)] | None = None
+    """How many witnesses must cosign a checkpoint; without it, more than half of the active members with a node."""
 
 
 class RegionDocument(_Doc, frozen=True, kw_only=True):
@@ -142,6 +145,28 @@ class Registry:
     def recipients(self) -> list[Member]:
         """All members that exist to receive, suspended ones included (they are told apart by the region gate)."""
         return [member for member in self.region.members if {"recipient", "coordinator"} & set(member.roles)]
+
+    @property
+    def origin(self) -> str:
+        """The name of the region's log."""
+        return origin_of(self.region.region)
+
+    def witnesses(self) -> list[Member]:
+        """The members whose cosignatures count: active, with a node."""
+        return [member for member in self.region.members if member.keys and member.status == "active"]
+
+    @property
+    def quorum(self) -> int:
+        """How many of the witnesses must have cosigned a checkpoint before anybody relies on it."""
+        return self.region.quorum or len(self.witnesses()) // 2 + 1
+
+    def log_keys(self) -> list[NoteKey]:
+        """The keys that may sign the log's checkpoints."""
+        return log_keys(self.origin, BROKER, self.region.broker_keys)
+
+    def witness_keys(self) -> list[NoteKey]:
+        """The keys with which the witnesses cosign."""
+        return [key for member in self.witnesses() for key in witness_keys(member.id, member.keys)]
 
     def coordinator(self) -> Member | None:
         """The coordinator, if the region has one."""

@@ -25,7 +25,7 @@ from protocol.errors import ProtocolError
 from protocol.jws import sign_jws, split_jws, verify_parts
 from protocol.keys import KeyLookup, Signer, b64
 from protocol.parse import decode
-from protocol.policy import Withheld
+from protocol.policy import Gate, Withheld
 from protocol.reasons import Reason
 from protocol.report import Digest, Instant, Jurisdiction
 
@@ -48,10 +48,26 @@ class Refusal(_Statement, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class ReleasedBy(_Statement, frozen=True, kw_only=True):
+    """A rule that let something of a report through."""
+
+    gate: Gate
+    document: str
+    rule: str
+
+
+Mask = Annotated[int, Meta(ge=0, lt=2**62)]
+
+
 class Decision(_Statement, frozen=True, kw_only=True):
     """The outcome for one recipient. `withheld` explains every unit that it does not get, or gets coarser."""
 
     granted: bool
+    exact: Mask = 0
+    """The units of the report that it gets, the header's bit included."""
+    coarse: Mask = 0
+    by: list[ReleasedBy] = []
+    """The rules that released what it gets."""
     withheld: list[Withheld] = []
 
 
@@ -80,6 +96,10 @@ class Receipt(_Statement, frozen=True, kw_only=True):
     received_at: Instant
     submission: Digest
     """Digest of the submission's JWS; of the whole message if no JWS could be found in it."""
+    leaf: Annotated[int, Meta(ge=0, lt=2**62)]
+    """Where the receipt's entry is, or will be, in the log."""
+    seed: Annotated[str, Meta(min_length=22, max_length=22)]
+    """Secret of this receipt: makes its entry unguessable, see `protocol/grants.py`."""
     refusal: Refusal | UnsetType = UNSET
     """Set when the submission as a whole was refused."""
     decisions: list[Decision] = []
@@ -96,6 +116,21 @@ class DeliveryItem(_Statement, frozen=True, kw_only=True):
     """For sealed reports, the part of each box that this recipient needs."""
 
 
+ReportGrant = tuple[Digest, Mask, Mask]
+"""(digest of a report, units granted exact, units granted coarse)"""
+
+
+class Opening(_Statement, frozen=True, kw_only=True):
+    """Shows a recipient which grants of a submission's reports stand in the log; see `protocol/grants.py`."""
+
+    leaf: Annotated[int, Meta(ge=0, lt=2**62)]
+    receipt: Digest
+    salt: Digest
+    slot: Annotated[int, Meta(ge=0, lt=2**16)]
+    path: Annotated[list[Digest], Meta(max_length=16)]
+    reports: Annotated[list[ReportGrant], Meta(min_length=1, max_length=limits.REPORTS_PER_SUBMISSION)]
+
+
 class Delivery(_Statement, frozen=True, kw_only=True):
     """The broker's statement that goes before the items of a delivery message."""
 
@@ -108,6 +143,8 @@ class Delivery(_Statement, frozen=True, kw_only=True):
     items: Digest
     """SHA-256 over the bytes of the items."""
     reports: int
+    grants: Annotated[list[Opening], Meta(max_length=512)]
+    """One an item, in their order: what of its submission was granted to this recipient."""
 
 
 State = Literal["received", "refused", "read", "acting", "closed"]
@@ -254,4 +291,7 @@ def open_delivery(data: bytes, own: str, find_key: KeyLookup, at: datetime) -> t
         raise ProtocolError(Reason.WRONG_AUDIENCE, "$.aud", "this delivery is for another member")
     if items_digest(items) != statement.items:
         raise ProtocolError(Reason.CONTENT_CHANGED, "$.items", "the items are not what the broker released")
-    return statement, decode(_items_decoder, items)
+    opened = decode(_items_decoder, items)
+    if len(opened) != len(statement.grants):
+        raise ProtocolError(Reason.NOT_GRANTED, "$.grants", "an item without the grant that it rests on")
+    return statement, opened

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from broker import store as broker_store
+from broker import tables
 from broker.deliver import Redelivery
 from broker.ingest import Incoming, Ingest, Outgoing
 from broker.members import RegionState
@@ -345,7 +346,7 @@ class Federation:
     def rows(self, table: str) -> list[Any]:
         """A table of the ledger."""
         with self.ledger.reading() as connection:
-            return list(connection.execute(getattr(broker_store, table).select()))
+            return list(connection.execute(getattr(tables, table).select()))
 
     def check(self, recipients: dict[str, set[str]]) -> None:
         """Every accepted report is in every inbox that it was granted to, exactly once, and in no other.

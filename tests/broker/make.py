@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from broker import store
+from broker import store, tables
 from broker.deliver import Redelivery
 from broker.feed import Feed
 from broker.ingest import Incoming, Ingest, Work
@@ -128,7 +128,7 @@ class Hub:
     def rows(self, table: str) -> list[Any]:
         """A table of the ledger."""
         with self.store.reading() as connection:
-            return list(connection.execute(getattr(store, table).select()))
+            return list(connection.execute(getattr(tables, table).select()))
 
 
 def envelope_of(*reports: Report, member: str = "id-cert", seed: str = "s") -> Envelope:
