@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -77,7 +78,7 @@ class Broker:
         self._writer = ThreadPoolExecutor(1, "ledger")
         self._readers = ThreadPoolExecutor(2, "reader")
         first_ms = int(config.delivery.first_retry_seconds * 1000)
-        self._ingest = Ingest(self._store, signer, lambda: self._state, first_ms)
+        self._ingest = Ingest(self._store, signer, lambda: self._state, secrets.token_bytes, first_ms)
         self._redelivery = Redelivery(self._store, signer, lambda: self._state, first_ms)
         self._outgoing: asyncio.Queue[Outgoing] = asyncio.Queue(QUEUE)
         self._sent: list[int] = []

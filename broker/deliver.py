@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
+
 from broker import store, tables
 from broker.decide import narrow
 from broker.ingest import Outgoing, delivery_message, pack_statements
@@ -21,14 +23,17 @@ from broker.store import Connection
 from broker.verify import as_refusal
 from protocol.envelope import SignedReport, open_envelope
 from protocol.errors import ProtocolError
+from protocol.grants import commit
+from protocol.jws import split_jws
 from protocol.keys import Signer
 from protocol.policy import HEADER, Outcome, explain, facts_of
 from protocol.reasons import Reason
 from protocol.registry import Member
-from protocol.statements import BROKER, Refusal, Stopped, sign_statement
+from protocol.statements import BROKER, Receipt, Refusal, Stopped, sign_statement
 from protocol.subjects import Kind
 from protocol.submission import box_of, read_boxes, split_submission
 
+_receipt: Final = msgspec.json.Decoder(Receipt)
 RETRY_MOST_MS: Final = 15 * 60_000
 ASLEEP_MS: Final = 60_000
 """How long to leave a recipient alone that has not even fetched what waits in its inbox."""
@@ -178,6 +183,7 @@ class Redelivery:
         kept: list[Entry] = []
         for rows in by_submission.values():
             received_at = datetime.fromtimestamp(rows[0].received_at / 1000, now.tzinfo)
+            jws = rows[0].receipt.decode("ascii")
             try:
                 sd_jwt, parts = split_submission(rows[0].message)
                 envelope = open_envelope(sd_jwt, state.registry.keys.find, received_at)
@@ -199,7 +205,8 @@ class Redelivery:
                 chosen.append(granted_report(row.seq, report, {member.id: masks}, box_of(report, boxes)))
                 kept.append((row.seq, *masks))
             if chosen:
-                routed.append(Routed(envelope.jws, received_at, chosen))
+                commitment = commit(_receipt.decode(split_jws(jws, Receipt.typ).payload), jws)
+                routed.append(Routed(envelope.jws, received_at, chosen, commitment))
         return routed, kept
 
     def _cancel_all(self, connection: Connection, row: Any, at: int, found: Due) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -25,7 +25,9 @@ from broker.route import Planned, Routed, granted_report, plan
 from broker.store import Connection
 from broker.verify import Refused, Verified, as_refusal, name_of, verify_submission
 from protocol import limits
+from protocol.envelope import Rand
 from protocol.errors import ProtocolError
+from protocol.grants import SEED, commit
 from protocol.keys import Signer, b64
 from protocol.parse import decode
 from protocol.policy import Facts
@@ -83,7 +85,17 @@ _QUARANTINE_BYTES: Final = 16 << 10
 _RECEIPTS_BYTES: Final = 900_000
 
 
-def build_receipt(verified: Verified, decisions: Sequence[Decision], state: RegionState, now: datetime) -> Receipt:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a receipt stands in the log, and what makes its entry unguessable."""
+
+    leaf: int
+    seed: str
+
+
+def build_receipt(
+    verified: Verified, decisions: Sequence[Decision], state: RegionState, place: Place, now: datetime
+) -> Receipt:
     """The answer to a submission: equal decisions are written once and referred to by number."""
     table: list[ReceiptDecision] = []
     numbers: dict[int, int] = {}
@@ -126,6 +138,8 @@ def build_receipt(verified: Verified, decisions: Sequence[Decision], state: Regi
         aud=verified.member,
         received_at=now,
         submission=verified.digest,
+        leaf=place.leaf,
+        seed=place.seed,
         decisions=table,
         reports=reports,
     )
@@ -140,6 +154,7 @@ def delivery_message(number: int, planned: Planned, signer: Signer, now: datetim
         sent_at=now,
         items=planned.digest,
         reports=len(planned.entries),
+        grants=list(planned.grants),
     )
     data = encode_delivery(sign_statement(statement, signer), planned.items)
     return Outgoing(planned.member, Kind.DELIVERY, data, number, len(planned.entries))
@@ -168,12 +183,19 @@ class Ingest:
         ledger_store: the ledger.
         signer: the broker's signing key.
         state: gives the region as it is now; asked once a batch.
+        rand: returns that many random bytes.
         retry_ms: after how long a delivery that could not be sent is tried again.
     """
 
     def __init__(
-        self, ledger_store: store.Store, signer: Signer, state: Callable[[], RegionState], retry_ms: int = 10_000
+        self,
+        ledger_store: store.Store,
+        signer: Signer,
+        state: Callable[[], RegionState],
+        rand: Rand,
+        retry_ms: int = 10_000,
     ) -> None:
+        self._rand = rand
         self._retry_ms = retry_ms
         self._store = ledger_store
         self._signer = signer
@@ -207,7 +229,9 @@ class Ingest:
                 self._quarantine(connection, item, error, now)
                 return
             refused = Refused(item.member, item.data, name_of(item.data), as_refusal(error))
-            ledger.record(connection, [], [self._refuse(connection, refused, item, now, Work())], now)
+            self._quarantine(connection, item, error, now)
+            place = next(self._places(connection))
+            ledger.record(connection, [], [self._answer_refused(refused, item, place, now)], now)
 
     # --- submissions ------------------------------------------------------------------------------------------
 
@@ -217,29 +241,33 @@ class Ingest:
         receipts: dict[str, list[str]] = {}
         fresh = self._without_replays(connection, messages, receipts, work)
         verified: list[Verified] = []
-        refused: list[tuple[Refused, str, str]] = []
+        unfit: list[tuple[Refused, Incoming]] = []
         for item in fresh:
             result = verify_submission(item.member, item.data, state.registry, now)
             if isinstance(result, Verified):
                 verified.append(result)
             else:
-                refused.append(self._refuse(connection, result, item, now, work))
+                unfit.append((result, item))
+                self._note_refused(connection, result, item, now, work)
         known = ledger.recall(connection, verified)
 
         def ask(facts: Facts, origin: str) -> Answers:
             return state.ask_all(facts, origin, now)
 
+        places = self._places(connection)
         decided: list[ledger.DecidedSubmission] = []
         for submission in verified:
             decisions = decide(submission, state.registry, known, ask, now)
-            receipt = sign_statement(build_receipt(submission, decisions, state, now), self._signer)
-            decided.append(ledger.DecidedSubmission(submission, decisions, receipt))
+            receipt = build_receipt(submission, decisions, state, next(places), now)
+            jws = sign_statement(receipt, self._signer)
+            decided.append(ledger.DecidedSubmission(submission, decisions, jws, commit(receipt, jws)))
             self._note(submission, decisions, work)
+        refused = [self._answer_refused(refusal, item, next(places), now) for refusal, item in unfit]
         committed = ledger.record(connection, decided, refused, now)
         for answered in decided:
             receipts.setdefault(answered.verified.member, []).append(answered.receipt)
-        for refusal, _, jws in refused:
-            receipts.setdefault(refusal.member, []).append(jws)
+        for turned in refused:
+            receipts.setdefault(turned.refused.member, []).append(turned.receipt)
         for member, signed in receipts.items():
             if member in state.registry.members:
                 work.outgoing += pack_statements(member, Kind.RECEIPTS, signed)
@@ -263,17 +291,33 @@ class Ingest:
                 fresh.append(item)
         return fresh
 
-    def _refuse(
-        self, connection: Connection, refused: Refused, item: Incoming, now: datetime, work: Work
-    ) -> tuple[Refused, str, str]:
+    def _places(self, connection: Connection) -> Iterator[Place]:
+        """The leaves that the receipts of this transaction get, in order."""
+        leaf = store.last_number(connection, tables.submissions)
+        while True:
+            yield Place(leaf, b64(self._rand(SEED)))
+            leaf += 1
+
+    def _answer_refused(
+        self, refused: Refused, item: Incoming, place: Place, now: datetime
+    ) -> ledger.RefusedSubmission:
         """Kept under the whole message's hash: a mutilated copy must not answer for the real submission."""
         receipt = Receipt(
             iss=BROKER,
             aud=refused.member,
             received_at=now,
             submission=refused.digest,
+            leaf=place.leaf,
+            seed=place.seed,
             refusal=refused.refusal,
         )
+        jws = sign_statement(receipt, self._signer)
+        key = b64(hashlib.sha256(item.data).digest())
+        return ledger.RefusedSubmission(refused, key, jws, commit(receipt, jws))
+
+    def _note_refused(
+        self, connection: Connection, refused: Refused, item: Incoming, now: datetime, work: Work
+    ) -> None:
         work.counts["rejected", refused.refusal.reason] += 1
         work.log.append(
             {
@@ -287,8 +331,6 @@ class Ingest:
         )
         error = ProtocolError(Reason(refused.refusal.reason), refused.refusal.path)
         self._quarantine(connection, item, error, now)
-        key = b64(hashlib.sha256(item.data).digest())
-        return refused, key, sign_statement(receipt, self._signer)
 
     def _note(self, submission: Verified, decisions: Sequence[Decision], work: Work) -> None:
         outcomes: Counter[str] = Counter()
@@ -329,6 +371,7 @@ class Ingest:
                     for decision in item.decisions
                     if isinstance(decision, Accepted)
                 ],
+                item.commitment,
             )
             for item in decided
         ]

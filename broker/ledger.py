@@ -22,6 +22,7 @@ from broker.route import Entry, pack_entries
 from broker.store import Connection
 from broker.verify import Refused, Verified
 from protocol.envelope import SignedReport
+from protocol.grants import Commitment
 from protocol.statements import Link, LinkedReport
 
 _grants_decoder: Final = msgspec.msgpack.Decoder(dict[str, tuple[int, int]])
@@ -40,6 +41,17 @@ class DecidedSubmission:
     verified: Verified
     decisions: Sequence[Decision]
     receipt: str
+    commitment: Commitment
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedSubmission:
+    """A submission refused as a whole, with the key under which a repetition finds its signed receipt."""
+
+    refused: Refused
+    key: str
+    receipt: str
+    commitment: Commitment
 
 
 @dataclass(slots=True)
@@ -121,13 +133,12 @@ def _report_row(accepted: Accepted, submission: int, now: int, memory: dict[int,
 def record(
     connection: Connection,
     decided: Sequence[DecidedSubmission],
-    refused: Sequence[tuple[Refused, str, str]],
+    refused: Sequence[RefusedSubmission],
     now: datetime,
 ) -> Committed:
     """Write submissions, reports, exceptions, identifiers and links.
 
-    Args:
-        refused: submissions refused as a whole, each with the key under which a repetition finds it and its receipt.
+    The receipts say at which leaf of the log they are: decided ones come first, then refused ones.
     """
     at = store.milliseconds(now)
     rows: list[store.Row] = [
@@ -135,6 +146,7 @@ def record(
             "digest": item.verified.digest,
             "member": item.verified.member,
             "received_at": at,
+            "entry": item.commitment.entry,
             "message": item.verified.message,
             "receipt": item.receipt.encode("ascii"),
             "refusal": None,
@@ -143,16 +155,20 @@ def record(
     ]
     rows += [
         {
-            "digest": key,
-            "member": item.member,
+            "digest": item.key,
+            "member": item.refused.member,
             "received_at": at,
+            "entry": item.commitment.entry,
             "message": b"",
-            "receipt": receipt.encode("ascii"),
-            "refusal": item.refusal.reason,
+            "receipt": item.receipt.encode("ascii"),
+            "refusal": item.refused.refusal.reason,
         }
-        for item, key, receipt in refused
+        for item in refused
     ]
     numbers = store.add_numbered(connection, tables.submissions, rows, "id")
+    promised = [item.commitment.leaf for item in decided] + [item.commitment.leaf for item in refused]
+    if [number - 1 for number in numbers] != promised:
+        raise AssertionError("a receipt that names another leaf than its own")
     accepted: list[tuple[Accepted, int]] = []
     exceptions: list[store.Row] = []
     for item, number in zip(decided, numbers, strict=False):

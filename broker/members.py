@@ -22,10 +22,10 @@ from broker.policies import PublishedPolicies, merge
 from protocol.errors import ConfigError, ProtocolError
 from protocol.keys import KeyRecord
 from protocol.parse import convert, decode
-from protocol.policy import Facts, Outcome, PolicyBook, evaluate, explain, load_policy
+from protocol.policy import HEADER, Facts, Outcome, PolicyBook, evaluate, explain, load_policy
 from protocol.process import read_toml
 from protocol.registry import Member, Region, Registry, as_recipient
-from protocol.statements import Decision
+from protocol.statements import Decision, ReleasedBy
 
 _ANSWERS: Final = 20_000
 """Remembered answers: a bound on memory; beyond it, remembering starts afresh."""
@@ -87,9 +87,24 @@ class RegionState:
             if len(self._reasons) >= _ANSWERS:
                 self._reasons.clear()
             # The outcome is kept beside its answer so that its id cannot come to mean another one.
-            decision = Decision(granted=outcome.granted, withheld=explain(outcome, exact, coarse))
+            decision = _told(outcome, exact, coarse)
             found = self._reasons[key] = (outcome, decision)
         return found[1]
+
+
+def _told(outcome: Outcome, exact: int, coarse: int) -> Decision:
+    """An outcome for a report with these units, as its origin reads it."""
+    withheld = explain(outcome, exact, coarse)
+    if not outcome.granted:
+        return Decision(granted=False, withheld=withheld)
+    fine, broad = outcome.exact & (exact | HEADER), outcome.coarse & coarse
+    by = [
+        ReleasedBy(gate=gate.gate, document=gate.document, rule=rule)
+        for gate in outcome.gates
+        for rule, exactly, coarsely in gate.allowed_by
+        if exactly & fine or coarsely & broad
+    ]
+    return Decision(granted=True, exact=fine, coarse=broad, by=by, withheld=withheld)
 
 
 _member_decoder: Final = msgspec.json.Decoder(Member)

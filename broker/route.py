@@ -14,9 +14,10 @@ from typing import Final
 import msgspec
 
 from protocol.envelope import SignedReport, present, release
+from protocol.grants import Commitment
 from protocol.policy import HEADER
 from protocol.sealing import SealedBox, trim
-from protocol.statements import DeliveryItem, encode_items, items_digest
+from protocol.statements import DeliveryItem, Opening, encode_items, items_digest
 
 DELIVERY_BYTES: Final = 900_000
 """Items of one delivery message; with its statement it stays far below the bus's limit."""
@@ -50,6 +51,8 @@ class Routed:
     jws: str
     received_at: datetime
     reports: Sequence[Granted]
+    commitment: Commitment
+    """What its receipt promises in the log."""
 
 
 Entry = tuple[int, int, int]
@@ -65,6 +68,8 @@ class Planned:
     digest: str
     """Of the items, as the statement names them."""
     entries: tuple[Entry, ...]
+    grants: tuple[Opening, ...]
+    """One an item: what of its submission was granted to this recipient, as the log has it."""
 
 
 Cut = tuple[int, tuple[Entry, ...], str]
@@ -141,7 +146,12 @@ def plan(batch: Sequence[Routed], members: Iterable[str]) -> list[Planned]:
     """
     cutter = _Cutter(batch)
     return [
-        Planned(member, *cutter.encode(cuts), tuple(entry for _, entries, _ in cuts for entry in entries))
+        Planned(
+            member,
+            *cutter.encode(cuts),
+            tuple(entry for _, entries, _ in cuts for entry in entries),
+            tuple(batch[number].commitment.opening(member) for number, _, _ in cuts),
+        )
         for member in members
         for cuts in _messages(_cuts(batch, member), cutter)
     ]

@@ -217,6 +217,7 @@ def messages_of(connection: Connection, seqs: Iterable[int]) -> list[Any]:
                 reports.c.origin,
                 submissions.c.id.label("submission"),
                 submissions.c.received_at,
+                submissions.c.receipt,
                 submissions.c.message,
             )
             .join(submissions, submissions.c.id == reports.c.submission)

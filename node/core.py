@@ -16,12 +16,13 @@ from msgspec import UNSET
 
 from node import tables
 from node.filing import Reply, Round
+from node.granting import granted_too_much
 from node.intake import Posting
 from node.opening import Bench, Message, Opened, open_messages
 from node.outbox import Outbox
 from node.receive import Clerk, TakenIn, write_confirmation
 from node.signing import Desk
-from node.store import Store, instant, microseconds
+from node.store import Store, Tx, instant, microseconds
 from node.trust import Trust
 from protocol import limits
 from protocol.envelope import Rand
@@ -32,8 +33,9 @@ from protocol.policy import Policy, PolicyBook
 from protocol.published import TYP as POLICY_TYP
 from protocol.published import Published, check_next, open_published, publish
 from protocol.reasons import Reason
+from protocol.report import Header
 from protocol.sealing import SealingKey
-from protocol.statements import Confirmation
+from protocol.statements import Confirmation, Receipt, ReportReceipt
 
 IDEMPOTENCY_KEPT: Final = timedelta(days=30)
 """After this, equal content is still recognised by itself; only the key is forgotten."""
@@ -278,6 +280,14 @@ class NodeCore:
         bench = Bench(self.member, self.jurisdiction, *region, self.book, self._now(), self._sealing_keys)
         return open_messages(messages, bench, region_is_fresh=region_is_fresh)
 
+    def _clerk(self, tx: Tx, now: datetime) -> Clerk:
+        registry, book = self.trust.registry, self.book
+
+        def too_much(header: Header, said: ReportReceipt, receipt: Receipt) -> list[str]:
+            return granted_too_much(header, said, receipt, registry, book)
+
+        return Clerk(tx, self.member, self._signer, now, too_much)
+
     def take_in(self, opened: Opened) -> TakenIn:
         """Commit what was verified: the messages may be acknowledged when this returns.
 
@@ -286,7 +296,7 @@ class NodeCore:
         """
         now = self._now()
         with self.store.write() as tx:
-            taken = Clerk(tx, self.member, self._signer, now).take(opened.pieces)
+            taken = self._clerk(tx, now).take(opened.pieces)
         self.outbox.settle(taken.settled)
         self.words.settle(taken.noted)
         for number in taken.to_send:
@@ -306,7 +316,7 @@ class NodeCore:
         """
         now = self._now()
         with self.store.write() as tx:
-            taken = Clerk(tx, self.member, self._signer, now).take(opened.pieces)
+            taken = self._clerk(tx, now).take(opened.pieces)
             tx.put(tables.meta, {"name": _NOTICES, "value": str(number)})
         return taken
 

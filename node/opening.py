@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import msgspec
 from msgspec import UNSET, Struct
 
+from node.granting import check_granted
 from node.trust import open_for, type_of
 from protocol import limits
 from protocol.envelope import (
@@ -27,6 +28,7 @@ from protocol.envelope import (
     release,
 )
 from protocol.errors import ProtocolError
+from protocol.grants import open_grant
 from protocol.keys import KeyRing, unb64
 from protocol.parse import decode
 from protocol.policy import HEADER, GateResult, Outcome, PolicyBook, Withheld, explain, facts_of, import_gate
@@ -39,6 +41,7 @@ from protocol.statements import (
     DeliveryItem,
     Links,
     Noted,
+    Opening,
     Receipt,
     Refusal,
     Stopped,
@@ -126,6 +129,8 @@ class Parcel:
     jws: str
     delivery: Delivery
     contents: tuple[Arrival | Turned | Bad, ...]
+    leaves: tuple[tuple[int, bytes], ...]
+    """What must be in the log: (leaf, entry), one a submission."""
 
 
 Piece = Letter | Parcel | Bad
@@ -209,17 +214,20 @@ def _open_letter(jws: str, kind: str, bench: Bench) -> Letter:
 def _open_parcel(data: bytes, bench: Bench, *, patient: bool) -> Parcel:
     delivery, items = open_delivery(data, bench.member, bench.broker_keys.find, bench.now)
     contents: list[Arrival | Turned | Bad] = []
-    for item in items:
+    leaves: list[tuple[int, bytes]] = []
+    for item, opening in zip(items, delivery.grants, strict=True):
         try:
-            contents.extend(_open_item(item, bench))
+            entry = open_grant(opening, bench.member)
+            contents.extend(_open_item(item, opening, bench))
+            leaves.append((opening.leaf, entry))
         except ProtocolError as exc:
             if patient and exc.reason in _KEY_MISSING:
                 raise
             contents.extend(_name_unopened(item, exc, bench.registry))
-    return Parcel(data.partition(b"\n")[0].decode("ascii"), delivery, tuple(contents))
+    return Parcel(data.partition(b"\n")[0].decode("ascii"), delivery, tuple(contents), tuple(leaves))
 
 
-def _open_item(item: DeliveryItem, bench: Bench) -> list[Arrival | Turned]:
+def _open_item(item: DeliveryItem, opening: Opening, bench: Bench) -> list[Arrival | Turned]:
     if item.received_at > bench.now + limits.CLOCK_SKEW:
         raise ProtocolError(Reason.TIME_IN_FUTURE, "$.received_at", "received in the future: check the clocks")
     envelope = open_envelope(item.sd_jwt, bench.registry.keys.find, item.received_at)
@@ -233,6 +241,7 @@ def _open_item(item: DeliveryItem, bench: Bench) -> list[Arrival | Turned]:
             found.append(Turned(report.digest, origin.id, _as_refusal(report.error)))
             continue
         try:
+            check_granted(report, opening)
             opened = _unsealed(report, envelope.jws, boxes, item.received_at, bench)
         except ProtocolError as exc:
             ids = (str(report.header.report_id), report.header.revision)

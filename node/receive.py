@@ -8,7 +8,7 @@ is an `alarm` in the feed. Nothing that a peer sends raises. No I/O but the tran
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -20,8 +20,11 @@ from node import tables
 from node.opening import Arrival, Bad, Parcel, Piece, Turned
 from node.store import Tx, microseconds, rows_by
 from protocol import limits
+from protocol.envelope import header_in
+from protocol.grants import commit
 from protocol.keys import Signer
 from protocol.reasons import Reason
+from protocol.report import Header
 from protocol.statements import (
     Confirmation,
     Delivery,
@@ -67,6 +70,10 @@ class TakenIn:
     """(what, reason) of reports and statements."""
 
 
+TooMuch = Callable[[Header, ReportReceipt, Receipt], Sequence[str]]
+"""The members that were granted more of an own report than may be, see `granting.granted_too_much`."""
+
+
 class Clerk:
     """Writes down one batch.
 
@@ -75,9 +82,11 @@ class Clerk:
         member: who this node is.
         signer: signs the confirmations.
         now: the time of all of it.
+        too_much: holds receipts to the own policy.
     """
 
-    def __init__(self, tx: Tx, member: str, signer: Signer, now: datetime) -> None:
+    def __init__(self, tx: Tx, member: str, signer: Signer, now: datetime, too_much: TooMuch) -> None:
+        self._too_much = too_much
         self._tx = tx
         self._member = member
         self._signer = signer
@@ -152,12 +161,35 @@ class Clerk:
             self.taken.counts[item.outcome, reason] += 1
             event = {"report_id": report.report_id, "revision": report.revision, "digest": report.digest}
             self._tx.event("report.receipt", {**event, "outcome": item.outcome, "reason": reason or None}, self._at)
+        self._hold_to_policy(row.id, receipt)
+        self._expect(receipt.leaf, commit(receipt, jws).entry, "receipt", row.digest)
         if said:
             self._alarm("receipt", Reason.UNKNOWN_REPORT.value, submission=row.digest, reports=len(said))
         self._tx.set(tables.own_reports, "digest", updates)
         self._tx.set(tables.submissions, "id", [{"id": row.id, "waiting": False, "receipt": jws}])
         self.taken.settled.append(row.id)
         self.taken.seconds.append((self._at - row.created_at) / 1_000_000)
+
+    def _hold_to_policy(self, submission: int, receipt: Receipt) -> None:
+        """No grant of an own report goes beyond its marking and the own policy, or the broker is at fault."""
+        texts = self._tx.disclosures_of(submission)
+        for item in receipt.reports:
+            text = texts.get(item.digest)
+            if text is None or item.outcome != "accepted":
+                continue
+            header = header_in(text.partition("~")[0])
+            for member in self._too_much(header, item, receipt):
+                ids = {"report_id": str(header.report_id), "revision": header.revision, "digest": item.digest}
+                self._alarm("receipt", Reason.GRANTED_TOO_MUCH.value, member=member, **ids)
+
+    def _expect(self, leaf: int, entry: bytes, about: str, name: str) -> None:
+        """Remember what the broker said is in its log, for the witness to look for."""
+        (known,) = self._tx.leaves_by("leaf", [leaf]) or (None,)
+        if known is None:
+            row = {"leaf": leaf, "entry": entry, "about": about, "name": name, "state": "waiting", "at": self._at}
+            self._tx.add(tables.leaves, [row])
+        elif known.entry != entry:
+            self._alarm("log", Reason.LOG_FORKED.value, leaf=leaf, name=name, other=known.name)
 
     def _noted(self, letters: dict[str, Noted]) -> None:
         refusals: dict[str, Refusal] = {}
@@ -261,6 +293,8 @@ class Clerk:
                     turned.append(item)
                 else:
                     repeated.append(row)
+        for leaf, entry in parcel.leaves:
+            self._expect(leaf, entry, "delivery", statement)
         self._store(fresh, delivery, statement)
         self._turn_away(turned, delivery, statement)
         self._repeat(repeated, delivery)

@@ -40,6 +40,7 @@ from node.tables import (
     events,
     idempotency,
     inbox,
+    leaves,
     links,
     meta,
     metadata,
@@ -147,6 +148,15 @@ class Reads:
     def own_by(self, column: str, values: Collection[Any]) -> list[Row[Any]]:
         """Own revisions with their content, by any indexed column."""
         return self._by(own_reports, column, values)
+
+    def disclosures_of(self, submission: int) -> dict[str, str]:
+        """The disclosures of all reports of an own submission, by the reports' digests."""
+        query = select(own_reports.c.digest, own_reports.c.disclosures).where(own_reports.c.submission == submission)
+        return {row.digest: row.disclosures for row in self._db.execute(query)}
+
+    def leaves_by(self, column: str, values: Collection[Any]) -> list[Row[Any]]:
+        """What must be in the log, by `leaf` or by `name`."""
+        return self._by(leaves, column, values)
 
     def own_page(self, after: int, limit: int) -> list[Row[Any]]:
         """Own revisions in the order of filing, without their content."""

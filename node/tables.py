@@ -10,6 +10,7 @@ confirmations_out  what this member signed about others' reports; `waiting` unti
 statements         verified statements of others (deliveries, confirmations, links) as they signed them
 links              pairs of reports that are about the same thing
 idempotency        answers by idempotency key
+leaves             what must be in the broker's log: own receipts, others' deliveries; with the proof once it is there
 events             the feed
 """
 
@@ -161,6 +162,18 @@ idempotency = Table(
     Column("response", LargeBinary, nullable=False),
     Column("at", BigInteger, nullable=False, index=True),
     PrimaryKeyConstraint("client", "key"),
+)
+leaves = Table(
+    "leaves",
+    metadata,
+    Column("leaf", _Id, primary_key=True, autoincrement=False),
+    Column("entry", LargeBinary(32), nullable=False),
+    Column("about", String(16), nullable=False),
+    Column("name", String(43), nullable=False, index=True),
+    Column("state", String(12), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("proof", Text),
+    Index("leaves_by_state", "state", "leaf"),
 )
 events = Table(
     "events",

@@ -324,6 +324,25 @@ def _judge(opened: _Opened, issuer: str) -> SignedReport:
     )
 
 
+def header_in(text: str) -> Header:
+    """The header that a report's own disclosure holds.
+
+    Args:
+        text: the disclosure, from an envelope that was opened before.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    try:
+        values = msgspec.json.decode(unb64(text))
+    except (ValueError, msgspec.DecodeError) as exc:
+        raise ProtocolError(Reason.DISCLOSURE_MALFORMED, "$.reports", "not a disclosure") from exc
+    if not isinstance(values, list) or len(values) != 2 or not isinstance(values[1], dict):
+        raise ProtocolError(Reason.DISCLOSURE_MALFORMED, "$.reports", "a report is [salt, object]")
+    values[1].pop("_sd", None)
+    return convert(values[1], Header)
+
+
 @dataclass(frozen=True, slots=True)
 class ParsedEnvelope:
     """Step 1 done: the parts, and the key that the header asks for. Nothing is verified yet."""

@@ -1,7 +1,7 @@
 """What a receipt promises in the log: one entry a receipt, which its origin and each recipient can compute alone.
 
-The receipt says in full who was granted what. Its entry commits to the receipt and, in a small tree, to each recipient's
-part of it:
+The receipt says in full who was granted what. Its entry commits to the receipt and, in a small tree, to each
+recipient's part of it:
 
     entry = SHA-256("kentongan-receipt/v1" LF, SHA-256 of the receipt's JWS, root of the slots)
     slot  = SHA-256 of the JSON ["kentongan-grant/v1", salt, member, [[report, exact, coarse], ...]]

@@ -1,8 +1,8 @@
 """A tlog-proof: one text that proves, offline, that an entry is in the log and that witnesses have seen it there.
 
-Follows c2sp.org/tlog-proof@v1: index, inclusion proof, and the checkpoint with its cosignatures; the file's extension is
-`.tlog-proof`. Guarantees: `parse_proof` reads exactly what `Proof.encode` writes, and refuses everything else;
-`Proof.verify` checks entry, index and path against the checkpoint, whose signatures the caller gives as verified or not.
+Follows c2sp.org/tlog-proof@v1: index, inclusion proof, and the checkpoint with its cosignatures; the file's extension
+is `.tlog-proof`. Guarantees: `parse_proof` reads exactly what `Proof.encode` writes, and refuses everything else;
+`Proof.verify` checks entry, index and path against the checkpoint, whose signatures are the caller's to verify.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a node and the broker's log say to each other by request and reply.
 
-    log.next         "I have verified this size": the next checkpoint to witness, when there is one, and the newest that a
-                     quorum has cosigned. The answer may wait for up to `wait` seconds.
+    log.next         "I have verified this size": the next checkpoint to witness, when there is one, and the newest that
+                     a quorum has cosigned. The answer may wait for up to `wait` seconds.
     log.cosign       a witness's line for a checkpoint
     log.prove        inclusion proofs in the tree of a given size
     log.consistency  the proof that one tree is the beginning of another

@@ -10,7 +10,7 @@
 Follows signed-note v1.0.0, tlog-checkpoint v1.0.0 and tlog-cosignature v1 (Ed25519). The log signs with the broker's
 key, a witness with its member's signing key: a note begins with its origin or with `cosignature/v1`, a JWS with `eyJ`,
 so that no signature of one kind can pass for one of the other. Guarantees: `open_checkpoint` returns what the log
-signed or raises `ProtocolError`; signatures of unknown keys are ignored, false ones of known keys refuse the whole note.
+signed or raises `ProtocolError`; signatures of unknown keys are ignored, a false one of a known key refuses the note.
 Refuses: control characters, extension lines, numbers with leading zeroes, over-long notes.
 """
 

@@ -70,6 +70,7 @@ __all__ = [
     "may_leave",
     "names_of",
     "select",
+    "sending_gates",
 ]
 
 
@@ -243,6 +244,18 @@ def may_leave(
 def import_gate(facts: Facts, own: str, book: PolicyBook, now: datetime, circles: Circles = NO_CIRCLES) -> Outcome:
     """The recipient node's own check: its import policy alone."""
     return _combine((_document_gate("import", own, facts.origin, facts, book, now, circles),))
+
+
+def sending_gates(
+    facts: Facts, recipient: Recipient, book: PolicyBook, now: datetime, circles: Circles = NO_CIRCLES
+) -> Outcome:
+    """What the origin itself lets one recipient have: the report's marking and the origin's own export policy."""
+    return _combine(
+        (
+            _marking_gate(facts, recipient, circles, now),
+            _document_gate("export", facts.origin, recipient.jurisdiction, facts, book, now, circles),
+        )
+    )
 
 
 class Withheld(Struct, frozen=True, kw_only=True, omit_defaults=True):

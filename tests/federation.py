@@ -153,7 +153,7 @@ class Federation:
     def start_broker(self) -> None:
         """Open the ledger as a started process does."""
         self.ledger = broker_store.Store(broker_store.open_engine(f"sqlite:///{self.directory / 'ledger.db'}"))
-        self.broker = Ingest(self.ledger, self.broker_key, lambda: self.state)
+        self.broker = Ingest(self.ledger, self.broker_key, lambda: self.state, self.rng.randbytes)
         self.redelivery = Redelivery(self.ledger, self.broker_key, lambda: self.state, 10_000)
 
     def start_node(self, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -57,7 +58,7 @@ class Hub:
             self.policies.setdefault(name, open_policy(name))
         self.store = store.Store(store.open_engine(f"sqlite:///{self.directory / 'ledger.db'}"))
         self.load()
-        self.core = Ingest(self.store, make.key_of(BROKER), lambda: self.state)
+        self.core = Ingest(self.store, make.key_of(BROKER), lambda: self.state, random.Random(1).randbytes)
         self.redelivery = Redelivery(self.store, make.key_of(BROKER), lambda: self.state, 10_000)
         self.feed = Feed(self.store, lambda: self.state, lambda: self.now)
 

@@ -25,12 +25,12 @@ from protocol.envelope import Envelope, SignedReport, open_envelope, present, re
 from protocol.errors import ProtocolError, Transient
 from protocol.invitation import Invitation, save_invitation
 from protocol.issuing import issue
-from protocol.keys import SigningKey, write_secret
-from protocol.policy import load_policy
+from protocol.keys import SigningKey, unb64, write_secret
+from protocol.policy import HEADER, load_policy
 from protocol.process import Token
 from protocol.reasons import Reason
 from protocol.registry import Member, Region, Registry, sign_region
-from protocol.report import SCHEMA, Filing, Header, Origin, Report
+from protocol.report import ALL_UNITS, COARSE_UNITS, SCHEMA, Filing, Header, Origin, Report
 from protocol.subjects import Kind
 
 START = datetime(2026, 5, 4, 8, 0, tzinfo=UTC)
@@ -188,6 +188,7 @@ class Broker:
     clock: Clock
     key: SigningKey = field(default_factory=lambda: key_of("broker"))
     delivery_ids: Any = field(default_factory=lambda: itertools.count(1))
+    leaves: Any = field(default_factory=itertools.count)
 
     def open(self, message: bytes) -> Envelope:
         return open_envelope(message, Registry(region()).keys.find, self.clock())
@@ -202,9 +203,11 @@ class Broker:
             aud=aud,
             received_at=self.clock(),
             submission=envelope.digest,
+            leaf=next(self.leaves),
+            seed="A" * 22,
             decisions=[
-                st.Decision(granted=True),
-                msgspec.convert({"granted": True, "withheld": withheld}, st.Decision),
+                st.Decision(granted=True, exact=HEADER),
+                msgspec.convert({"granted": True, "exact": HEADER, "withheld": withheld}, st.Decision),
             ],
             reports=[
                 st.ReportReceipt(digest=report.digest, outcome="accepted", to={"my-cert": 0, "sg-cert": 1})
@@ -227,8 +230,29 @@ class Broker:
             )
         )
 
+    def opening(self, sd_jwt: str, exact: int = ALL_UNITS, coarse: int = COARSE_UNITS) -> st.Opening:
+        """Grants of everything in an envelope, in a tree with a single slot."""
+        try:
+            payload = json.loads(unb64(sd_jwt.split(".")[1]))
+            digests = [reference["..."] for reference in payload["reports"]]
+        except (ValueError, KeyError, IndexError, TypeError):
+            digests = ["A" * 43]
+        return st.Opening(
+            leaf=next(self.leaves),
+            receipt="R" * 42 + "A",
+            salt="S" * 43,
+            slot=0,
+            path=[],
+            reports=[(digest, exact, coarse) for digest in digests],
+        )
+
     def delivery(
-        self, *sd_jwts: str, aud: str = "id-cert", key: SigningKey | None = None, number: int | None = None
+        self,
+        *sd_jwts: str,
+        aud: str = "id-cert",
+        key: SigningKey | None = None,
+        number: int | None = None,
+        grants: list[st.Opening] | None = None,
     ) -> Msg:
         items = st.encode_items([st.DeliveryItem(sd_jwt=text, received_at=self.clock()) for text in sd_jwts])
         statement = st.Delivery(
@@ -238,6 +262,7 @@ class Broker:
             sent_at=self.clock(),
             items=st.items_digest(items),
             reports=len(sd_jwts),
+            grants=[self.opening(text) for text in sd_jwts] if grants is None else grants,
         )
         return Msg(Kind.DELIVERY, st.encode_delivery(self.sign(statement, key), items))
 

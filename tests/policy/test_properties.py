@@ -247,7 +247,14 @@ def canary_case(seed: int) -> bool:
     decision = Decision(granted=outcome.granted, withheld=answer.withheld)
     row = ReportReceipt(digest=report.digest, outcome="accepted", report_id="r", revision=1, to={"sg-cert": 0})
     receipt = Receipt(
-        iss=BROKER, aud="id-cert", received_at=NOW, submission=report.digest, decisions=[decision], reports=[row]
+        iss=BROKER,
+        aud="id-cert",
+        received_at=NOW,
+        submission=report.digest,
+        leaf=0,
+        seed="A" * 22,
+        decisions=[decision],
+        reports=[row],
     )
     said = [say(answer, load(name), reasons_given([origin, recipient])) for name in ("en", "ja")]
     told = read(sign_statement(receipt, key_of(BROKER))) + "".join(s.headline + "".join(s.lines) for s in said)

@@ -28,6 +28,7 @@ from protocol.statements import (
     LinkedReport,
     Links,
     Noted,
+    Opening,
     Receipt,
     Refusal,
     ReportReceipt,
@@ -50,9 +51,13 @@ RECEIPT = Receipt(
     aud="id-cert",
     received_at=NOW,
     submission=DIGEST,
+    leaf=3,
+    seed="A" * 22,
     decisions=[
         Decision(
-            granted=True, withheld=[Withheld(unit="victim", gate="export", document="id/1", reason="default-deny")]
+            granted=True,
+            exact=1,
+            withheld=[Withheld(unit="victim", gate="export", document="id/1", reason="default-deny")],
         ),
         Decision(granted=False),
     ],
@@ -63,7 +68,10 @@ RECEIPT = Receipt(
     ],
 )
 ITEMS = encode_items([DeliveryItem(sd_jwt=whole(signed()), received_at=NOW)])
-DELIVERY = Delivery(iss=BROKER, aud="sg-cert", id=7, sent_at=NOW, items=items_digest(ITEMS), reports=1)
+OPENING = Opening(leaf=3, receipt=DIGEST, salt=OTHER, slot=0, path=[], reports=[(DIGEST, 1, 0)])
+DELIVERY = Delivery(
+    iss=BROKER, aud="sg-cert", id=7, sent_at=NOW, items=items_digest(ITEMS), reports=1, grants=[OPENING]
+)
 CONFIRMATION = Confirmation(iss="sg-cert", aud="id-cert", at=NOW, state="read", reports=[DIGEST], delivery=7)
 NOTED = Noted(iss=BROKER, aud="sg-cert", at=NOW, confirmations=[DIGEST], refused={OTHER: Refusal(reason="empty")})
 LINKS = Links(

@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 from protocol.envelope import TYP, SignedReport, disclosure_digest, jws_digest, open_envelope, present, release
+from protocol.grants import commit
 from protocol.jws import sign_jws
 from protocol.keys import b64, unb64
-from protocol.policy import Withheld
+from protocol.policy import HEADER, Withheld
 from protocol.report import ALL_UNITS, COARSE_UNITS, UNIT_BIT, UNIT_NAMES, unit_of
 from protocol.statements import (
     BROKER,
@@ -23,6 +24,7 @@ from protocol.statements import (
     Delivery,
     DeliveryItem,
     Receipt,
+    ReleasedBy,
     ReportReceipt,
     encode_delivery,
     encode_items,
@@ -142,14 +144,24 @@ def make() -> dict[str, Any]:
         for name, (exact, coarse) in MASKS.items()
     }
     items = encode_items([DeliveryItem(sd_jwt=copies["coarse-only"], received_at=NOW)])
-    delivery = Delivery(iss=BROKER, aud="sg-cert", id=1, sent_at=NOW, items=items_digest(items), reports=2)
     withheld = [Withheld(unit="victim", gate="export", document="id/1", reason="default-deny", coarse=True)]
     receipt = Receipt(
         iss=BROKER,
         aud="id-cert",
         received_at=NOW,
         submission=envelope.digest,
-        decisions=[Decision(granted=True, withheld=withheld), Decision(granted=False)],
+        leaf=17,
+        seed="kentongan-test-seed-AA",
+        decisions=[
+            Decision(
+                granted=True,
+                exact=MASKS["coarse-only"][0] | HEADER,
+                coarse=MASKS["coarse-only"][1],
+                by=[ReleasedBy(gate="export", document="id/1", rule="to-neighbours")],
+                withheld=withheld,
+            ),
+            Decision(granted=False),
+        ],
         reports=[
             ReportReceipt(
                 digest=item.digest,
@@ -160,6 +172,18 @@ def make() -> dict[str, Any]:
             )
             for item in reports
         ],
+    )
+    receipt_jws = sign_statement(receipt, key_of(BROKER))
+    commitment = commit(receipt, receipt_jws)
+    opening = commitment.opening("sg-cert")
+    delivery = Delivery(
+        iss=BROKER,
+        aud="sg-cert",
+        id=1,
+        sent_at=NOW,
+        items=items_digest(items),
+        reports=2,
+        grants=[opening],
     )
     confirmation = Confirmation(
         iss="sg-cert", aud="id-cert", at=NOW, state="received", reports=[item.digest for item in reports], delivery=1
@@ -199,7 +223,8 @@ def make() -> dict[str, Any]:
             {"name": name, "reason": reason, "path": path, "sd_jwt": bad}
             for name, (reason, path, bad) in _bad_reports().items()
         ],
-        "receipt": sign_statement(receipt, key_of(BROKER)),
+        "receipt": receipt_jws,
+        "entry": b64(commitment.entry),
         "delivery": encode_delivery(sign_statement(delivery, key_of(BROKER)), items).decode("ascii"),
         "confirmation": sign_statement(confirmation, key_of("sg-cert")),
     }
