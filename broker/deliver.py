@@ -21,6 +21,7 @@ from broker.members import RegionState
 from broker.route import Entry, Granted, Routed, granted_report, pack_entries, plan, unpack_entries
 from broker.store import Connection
 from broker.verify import as_refusal
+from protocol import limits
 from protocol.envelope import SignedReport, open_envelope
 from protocol.errors import ProtocolError
 from protocol.grants import commit
@@ -29,12 +30,14 @@ from protocol.keys import Signer
 from protocol.policy import HEADER, Outcome, explain, facts_of
 from protocol.reasons import Reason
 from protocol.registry import Member
-from protocol.statements import BROKER, Receipt, Refusal, Stopped, sign_statement
+from protocol.statements import BROKER, Delivered, Receipt, Refusal, Stopped, sign_statement
 from protocol.subjects import Kind
 from protocol.submission import box_of, read_boxes, split_submission
 
 _receipt: Final = msgspec.json.Decoder(Receipt)
 RETRY_MOST_MS: Final = 15 * 60_000
+DELIVERED_AFTER_MS: Final = 5_000
+"""A delivery that is not confirmed by then is reported to its origins as delivered; the others just as received."""
 ASLEEP_MS: Final = 60_000
 """How long to leave a recipient alone that has not even fetched what waits in its inbox."""
 
@@ -106,6 +109,7 @@ class Redelivery:
                 else:
                     self._again(connection, row, member, state, now, found)
             self._tell_origins(connection, found, now)
+            self._tell_delivered(connection, found, now)
         return found
 
     def _tell_origins(self, connection: Connection, found: Due, now: datetime) -> None:
@@ -128,6 +132,26 @@ class Redelivery:
             rows.append({"member": origin, "kind": "stopped", "jws": jws.encode("ascii")})
             found.outgoing += pack_statements(origin, Kind.RECEIPTS, [jws])
         store.add_numbered(connection, tables.notices, rows, "id")
+
+    def _tell_delivered(self, connection: Connection, found: Due, now: datetime) -> None:
+        """Whose report lies in an inbox and is not fetched reads so: the recipient's node, not the region, is away."""
+        rows = store.untold_deliveries(connection, store.milliseconds(now) - DELIVERED_AFTER_MS, 64)
+        reports: dict[tuple[str, str], list[str]] = {}
+        for row in rows:
+            seqs = [entry[0] for entry in unpack_entries(row.open)]
+            for report in store.reports_where(connection, "seq", seqs):
+                reports.setdefault((report.origin, row.member), []).append(report.digest)
+            store.set_delivery(connection, row.id, told=True)
+        notices: list[store.Row] = []
+        for (origin, member), digests in reports.items():
+            for start in range(0, len(digests), limits.REPORTS_PER_CONFIRMATION):
+                part = digests[start : start + limits.REPORTS_PER_CONFIRMATION]
+                jws = sign_statement(
+                    Delivered(iss=BROKER, aud=origin, at=now, member=member, reports=part), self._signer
+                )
+                notices.append({"member": origin, "kind": "delivered", "jws": jws.encode("ascii")})
+                found.outgoing += pack_statements(origin, Kind.RECEIPTS, [jws])
+        store.add_numbered(connection, tables.notices, notices, "id")
 
     def sent(self, numbers: Sequence[int], now: datetime) -> None:
         """Record that these deliveries are in their recipients' inboxes."""

@@ -240,6 +240,7 @@ def record_deliveries(
             "state": "pending",
             "attempts": 0,
             "next_attempt_at": at + retry_ms,
+            "told": False,
             "items": (packed := pack_entries(entries)),
             "open": packed,
         }

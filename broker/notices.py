@@ -26,9 +26,9 @@ class Question(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Notice(Struct, frozen=True):
-    """One signed statement: a recipient's confirmation, links, or the end of a delivery."""
+    """One signed statement: a recipient's confirmation, links, or how a delivery stands."""
 
-    kind: Literal["confirmed", "links", "stopped"]
+    kind: Literal["confirmed", "links", "stopped", "delivered"]
     jws: str
 
 

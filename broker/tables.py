@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Index,
     Integer,
@@ -96,10 +97,12 @@ deliveries = Table(
     Column("next_attempt_at", BigInteger, nullable=False),
     Column("sent_at", BigInteger),
     Column("closed_at", BigInteger),
+    Column("told", Boolean, nullable=False),
     Column("items", LargeBinary, nullable=False),
     Column("open", LargeBinary, nullable=False),
     Index("deliveries_due", "state", "next_attempt_at"),
     Index("deliveries_by_member", "member", "state"),
+    Index("deliveries_untold", "told", "state", "sent_at"),
 )
 confirmations = Table(
     "confirmations",

@@ -29,7 +29,7 @@ METHOD: Final = "missed"
 class Notice(Struct, frozen=True, forbid_unknown_fields=True):
     """One statement that the broker signed or forwards."""
 
-    kind: Literal["confirmed", "links", "stopped"]
+    kind: Literal["confirmed", "links", "stopped", "delivered"]
     jws: str
 
 
@@ -64,9 +64,9 @@ def read_answer(data: bytes, after: int) -> tuple[list[_Again], int]:
         for notice in answer.notices
         if notice.kind == "links"
     ]
-    stopped = [notice.jws for notice in answer.notices if notice.kind == "stopped"]
-    if stopped:
-        messages.append(_Again(subjects.Kind.RECEIPTS, msgspec.json.encode(stopped)))
+    said = [notice.jws for notice in answer.notices if notice.kind in ("stopped", "delivered")]
+    if said:
+        messages.append(_Again(subjects.Kind.RECEIPTS, msgspec.json.encode(said)))
     if confirmed:
         messages.append(_Again(subjects.Kind.CONFIRMED, msgspec.json.encode(confirmed)))
     return messages, max(after, answer.next)

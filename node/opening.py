@@ -37,6 +37,7 @@ from protocol.registry import Registry
 from protocol.sealing import SealingKey, open_sealed, parse_box
 from protocol.statements import (
     Confirmation,
+    Delivered,
     Delivery,
     DeliveryItem,
     Links,
@@ -77,7 +78,7 @@ class Letter:
     """A verified statement."""
 
     jws: str
-    statement: Receipt | Noted | Confirmation | Links | Stopped
+    statement: Receipt | Noted | Confirmation | Links | Stopped | Delivered
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +201,8 @@ def _open_letter(jws: str, kind: str, bench: Bench) -> Letter:
         claimed = type_of(jws)
         if claimed == Noted.typ:
             return Letter(jws, open_for(bench.member, jws, Noted, broker, bench.now))
+        if claimed == Delivered.typ:
+            return Letter(jws, open_for(bench.member, jws, Delivered, broker, bench.now))
         if claimed == Stopped.typ:
             return Letter(jws, open_for(bench.member, jws, Stopped, broker, bench.now))
         return Letter(jws, open_for(bench.member, jws, Receipt, broker, bench.now))

@@ -27,6 +27,7 @@ from protocol.reasons import Reason
 from protocol.report import Header
 from protocol.statements import (
     Confirmation,
+    Delivered,
     Delivery,
     Links,
     Noted,
@@ -40,6 +41,7 @@ from protocol.statements import (
 
 _encode: Final = msgspec.json.encode
 _STOPPED: Final = "stopped"
+_DELIVERED: Final = "delivered"
 
 
 _NO_CONTENT: Final[dict[str, Any]] = {"presentation": "", "view": b"null", "withheld": b"[]"}
@@ -109,6 +111,7 @@ class Clerk:
         self._confirmed(letters.get(Confirmation, {}))
         self._links(letters.get(Links, {}))
         self._stopped(letters.get(Stopped, {}))
+        self._delivered(letters.get(Delivered, {}))
         return self.taken
 
     def _alarm(self, about: str, reason: str, **facts: Any) -> None:
@@ -253,6 +256,24 @@ class Clerk:
                 ids = {"report_id": own[digest].report_id, "revision": own[digest].revision, "digest": digest}
                 event = {**ids, "member": item.member, "reason": item.refusal.reason, "detail": item.refusal.detail}
                 self._tx.event("report.stopped", event, self._at)
+
+    def _delivered(self, letters: dict[str, Delivered]) -> None:
+        """The broker's word that a report lies in a recipient's inbox; what the recipient says itself counts more."""
+        named = {digest for item in letters.values() for digest in item.reports}
+        own = rows_by(self._tx.identities("digest", named), "digest")
+        known = {(row.report, row.member) for row in self._tx.confirmed_by(list(own))}
+        for jws, item in letters.items():
+            fresh = [digest for digest in item.reports if digest in own and (digest, item.member) not in known]
+            known.update((digest, item.member) for digest in fresh)
+            if not fresh:
+                continue
+            said = {"member": item.member, "state": _DELIVERED, "at": microseconds(item.at), "refusal": None}
+            row = {**said, "statement": self._keep("delivered", jws)}
+            self._tx.add(tables.confirmed, [{"report": digest, **row} for digest in fresh])
+            self.taken.counts["delivered", ""] += len(fresh)
+            for digest in fresh:
+                ids = {"report_id": own[digest].report_id, "revision": own[digest].revision, "digest": digest}
+                self._tx.event("report.delivered", {**ids, "member": item.member}, self._at)
 
     def _links(self, letters: dict[str, Links]) -> None:
         for jws, item in letters.items():

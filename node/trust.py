@@ -25,6 +25,7 @@ from protocol.registry import Registry, open_region
 from protocol.statements import (
     BROKER,
     Confirmation,
+    Delivered,
     Links,
     Noted,
     Receipt,
@@ -32,7 +33,7 @@ from protocol.statements import (
     open_statement,
 )
 
-S = TypeVar("S", Receipt, Noted, Links, Confirmation, Stopped)
+S = TypeVar("S", Receipt, Noted, Links, Confirmation, Stopped, Delivered)
 
 
 class _Typed(Struct):

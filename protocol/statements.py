@@ -5,6 +5,7 @@
     Confirmation  recipient -> origin    received, refused, read, acting, closed; the broker records and forwards it
     Noted         broker -> recipient    the broker holds these confirmations
     Links         broker -> member       reports that speak of the same thing, both of which the member may read
+    Delivered     broker -> origin       reports that lie in a member's inbox, not fetched yet
     Stopped       broker -> origin       reports that are not delivered to a member any more, and by which rule
 
 Guarantees: `open_statement` returns a valid struct that the right key signed while it was valid, or raises
@@ -212,10 +213,21 @@ class Stopped(_Statement, frozen=True, kw_only=True):
     refusal: Refusal
 
 
+class Delivered(_Statement, frozen=True, kw_only=True):
+    """These reports lie in a recipient's inbox, and its node has not fetched them yet."""
+
+    typ: ClassVar[str] = "kentongan-delivered+jwt"
+    iss: str
+    aud: Jurisdiction
+    at: Instant
+    member: Jurisdiction
+    reports: list[Digest]
+
+
 S = TypeVar("S", bound=_Statement)
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 _decoders: Final[dict[type[_Statement], msgspec.json.Decoder[_Statement]]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (Receipt, Delivery, Confirmation, Noted, Links, Stopped)
+    kind: msgspec.json.Decoder(kind) for kind in (Receipt, Delivery, Confirmation, Noted, Links, Stopped, Delivered)
 }
 _items_decoder: Final = msgspec.json.Decoder(list[DeliveryItem])
 

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker.ingest import Incoming
+from broker.ingest import Incoming, Outgoing
 from protocol import limits
 from protocol.registry import Member
 from protocol.report import Exercise, Marking, Origin, Report
+from protocol.statements import Delivered, open_statement
 from protocol.subjects import Kind
 from tests.broker.make import COORDINATOR, Hub
 from tests.federation import open_policy
@@ -278,6 +279,33 @@ def test_a_delivery_stays_open_until_each_report_is_confirmed(hub: Hub) -> None:
     hub.confirm("sg-cert", "id-cert", [second], delivery=number)
     states = {row.member: row.state for row in hub.rows("deliveries")}
     assert states["sg-cert"] == "confirmed"
+
+
+def told(hub: Hub, outgoing: list[Outgoing], origin: str = "id-cert") -> list[Delivered]:
+    """What an origin hears of inboxes."""
+    return [
+        open_statement(jws, Delivered, hub.keys.find, hub.now)
+        for item in outgoing
+        if item.member == origin and item.kind == Kind.RECEIPTS
+        for jws in msgspec.json.decode(item.data)
+    ]
+
+
+def test_what_lies_in_an_inbox_is_told_once(hub: Hub) -> None:
+    """An origin reads that a recipient's node is away, not the region; not of those who have confirmed in time."""
+    receipt, work = hub.submit(report())
+    numbers = {item.member: item.delivery for item in work.outgoing if item.delivery}
+    hub.redelivery.sent([number for number in numbers.values() if number], hub.now)
+    hub.confirm("sg-cert", "id-cert", [receipt.reports[0].digest], delivery=numbers["sg-cert"])
+    assert told(hub, hub.redelivery.due(hub.now, ()).outgoing) == [], "not before some seconds have passed"
+    hub.now += timedelta(seconds=6)
+    found = told(hub, hub.redelivery.due(hub.now, ()).outgoing)
+    assert sorted(item.member for item in found) == sorted(set(numbers) - {"sg-cert"})
+    assert all(item.reports == [receipt.reports[0].digest] for item in found)
+    hub.now += timedelta(seconds=60)
+    assert told(hub, hub.redelivery.due(hub.now, ()).outgoing) == [], "once"
+    kinds = [row.kind for row in hub.rows("notices") if row.member == "id-cert"]
+    assert kinds.count("delivered") == len(found), "and it can be asked for, should the bus lose it"
 
 
 # --- the coordinator --------------------------------------------------------------------------------------------
