@@ -1,8 +1,8 @@
-"""The ledger's storage: the only file of the broker that speaks SQL.
+"""The ledger's storage: with `broker/logstore.py` what the broker says in SQL.
 
 Guarantees: one transaction a batch, on disk before it returns (SQLite WAL, synchronous=FULL; or PostgreSQL by URL);
 uniqueness of submissions, reports and confirmations is the database's, so that a race ends in one row. Refuses: a
-database of a newer schema (ConfigError). A full or locked disk becomes `Transient`: nothing was committed, try again.
+database of another schema (ConfigError). A full or locked disk becomes `Transient`: nothing was committed, try again.
 
 For each table, what it is and what it means if it is lost, stands in `docs/architecture.md`.
 """
@@ -42,7 +42,7 @@ from broker.tables import (
 )
 from protocol.errors import ConfigError, Transient
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 Row = dict[str, Any]
 
 
@@ -57,8 +57,9 @@ def open_engine(url: str) -> Engine:
         engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _sqlite_pragmas)
-        metadata.create_all(engine)
+        meta.create(engine, checkfirst=True)
         _check_version(engine)
+        metadata.create_all(engine)
     except DBAPIError as exc:
         raise ConfigError(f"the ledger cannot be opened: {exc.orig}") from exc
     return engine
@@ -76,6 +77,11 @@ def _check_version(engine: Engine) -> None:
         found = connection.scalar(select(meta.c.value).where(meta.c.name == "schema"))
         if found is None:
             connection.execute(insert(meta), {"name": "schema", "value": str(SCHEMA_VERSION)})
+        elif int(found) < SCHEMA_VERSION:
+            raise ConfigError(
+                f"the ledger has schema {found}, from before there was a log, and cannot be taken over: "
+                "start a new region (`kentongan broker init` in an empty directory); no release wrote such a ledger"
+            )
         elif int(found) > SCHEMA_VERSION:
             raise ConfigError(
                 f"the ledger has schema {found}, this program knows {SCHEMA_VERSION}: upgrade the program"
@@ -234,6 +240,18 @@ def due_deliveries(connection: Connection, now: int, most: int) -> list[Any]:
         select(deliveries)
         .where(and_(deliveries.c.state.in_(("pending", "sent")), deliveries.c.next_attempt_at <= now))
         .order_by(deliveries.c.next_attempt_at, deliveries.c.id)
+        .limit(most)
+    )
+    return list(connection.execute(query))
+
+
+def untold_deliveries(connection: Connection, sent_before: int, most: int) -> list[Any]:
+    """Deliveries that have been in their recipients' inboxes since before that time, not confirmed, and nobody was
+    told."""
+    query = (
+        select(deliveries)
+        .where(and_(deliveries.c.told.is_(False), deliveries.c.state == "sent", deliveries.c.sent_at <= sent_before))
+        .order_by(deliveries.c.sent_at, deliveries.c.id)
         .limit(most)
     )
     return list(connection.execute(query))
