@@ -1,8 +1,8 @@
-"""The broker's HTTP door: the coordinator's feed, health, status and metrics. Nothing is ever posted here.
+"""The broker's HTTP door: the coordinator's feed, the log, health, status and metrics. Nothing is ever posted here.
 
-Guarantees: everything but health and metrics needs a bearer token, and every refusal has a reason code: see
-`protocol/door.py`. The feed is server-sent events with `Last-Event-ID`: nothing skipped, nothing repeated. A bug in a
-handler ends the process.
+Guarantees: everything but health and metrics needs a bearer token, and so does the log unless `[log] public` opens it;
+every refusal has a reason code: see `protocol/door.py`. The log's addresses follow C2SP tlog-tiles v0.1.0. The feed is
+server-sent events with `Last-Event-ID`: nothing skipped, nothing repeated. A bug in a handler ends the process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from aiohttp import web
 
-from protocol.door import HEARTBEAT, STILL_HERE, Tokens, answer, frame, guard, listen, position, stream, url_of
+from protocol.door import HEARTBEAT, OPEN, STILL_HERE, Tokens, answer, frame, guard, listen, position, stream, url_of
 from protocol.errors import Transient
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ log = structlog.get_logger()
 FEED_PAGE: Final = 100
 SHUTDOWN: Final = 1.0
 """Seconds that listeners keep a stopping broker: they never end by themselves."""
+LOG: Final = "/log/"
+"""Prefix of the log's addresses."""
+_YEAR: Final = 365 * 86_400
 
 
 class Api:
@@ -35,7 +38,14 @@ class Api:
         self._broker = broker
         self.url = ""
         tokens = Tokens(broker.config.token)
-        self._app = web.Application(middlewares=[guard(tokens, on_bug=broker.bugs.hear, on_wait=_log_wait)])
+        public = broker.config.log.public
+        self._log_caching = f"{'public' if public else 'private'}, max-age={_YEAR}, immutable"
+
+        def is_open(path: str) -> bool:
+            return path in OPEN or (public and path.startswith(LOG))
+
+        guarded = guard(tokens, on_bug=broker.bugs.hear, on_wait=_log_wait, is_open=is_open)
+        self._app = web.Application(middlewares=[guarded])
         self._app.add_routes(
             [
                 web.get("/healthz", self._health),
@@ -43,6 +53,8 @@ class Api:
                 web.get("/metrics", self._metrics),
                 web.get("/v1/status", self._status),
                 web.get("/v1/feed", self._feed),
+                web.get("/log/checkpoint", self._checkpoint),
+                web.get("/log/tile/{tile:.+}", self._tile),
             ]
         )
 
@@ -77,6 +89,17 @@ class Api:
                 **numbers,
             }
         )
+
+    async def _checkpoint(self, _: web.Request) -> web.StreamResponse:
+        note = await self._broker.read(self._broker.log.tile, "checkpoint")
+        headers = {"Cache-Control": "no-cache"}
+        return web.Response(body=note, content_type="text/plain", charset="utf-8", headers=headers)
+
+    async def _tile(self, request: web.Request) -> web.StreamResponse:
+        data = await self._broker.read(self._broker.log.tile, f"tile/{request.match_info['tile']}")
+        # A partial tile is another resource than the full one, and does not change either.
+        headers = {"Cache-Control": self._log_caching}
+        return web.Response(body=data, content_type="application/octet-stream", headers=headers)
 
     async def _feed(self, request: web.Request) -> web.StreamResponse:
         last = await self._broker.read(self._broker.feed.last)

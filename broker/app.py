@@ -12,7 +12,7 @@ import gc
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -22,16 +22,20 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from broker import members, policies, store, tables, topology
+from broker import members, policies, sequencer, store, tables, topology
 from broker.accounts import Accounts
 from broker.api import Api
 from broker.config import Config
 from broker.deliver import Redelivery
+from broker.erase import Erased
 from broker.feed import Feed
-from broker.ingest import Incoming, Ingest, Outgoing, Work
+from broker.ingest import Incoming, Ingest, Work
+from broker.log import Log
 from broker.metrics import Metrics
 from broker.natsd import EmbeddedNats
 from broker.notices import missed
+from broker.outgoing import Outgoing
+from broker.sequencer import Sequencer
 from protocol import subjects
 from protocol.bus import NatsBus
 from protocol.errors import ConfigError, ProtocolError, Transient
@@ -73,6 +77,7 @@ class Broker:
         self._records = records
         self._clock = clock
         self._store = store.Store(store.open_engine(config.ledger_url))
+        self.log = Log(self._store, signer, signer.public, lambda: self._state)
         self._state = self._load_state()
         self._stamp = members.stamp(config.region)
         self._writer = ThreadPoolExecutor(1, "ledger")
@@ -83,10 +88,12 @@ class Broker:
         self._outgoing: asyncio.Queue[Outgoing] = asyncio.Queue(QUEUE)
         self._sent: list[int] = []
         self._asleep: set[str] = set()
+        self._erased = Erased()
         self.changed = asyncio.Event()
         """Set, and replaced, at the next commit: take it before reading, wait for it after."""
         self.metrics = Metrics()
         self.feed = Feed(self._store, lambda: self._state, clock)
+        self._sequencer = Sequencer(self.log, read=self.read, write=self._write, clock=clock, metrics=self.metrics)
         self.bus: NatsBus | None = None
         self.nats: EmbeddedNats | None = None
         self.bugs = Bugs()
@@ -105,7 +112,9 @@ class Broker:
         def published(registry: Registry) -> policies.PublishedPolicies:
             return policies.published_policies(self._store, registry, self._clock())
 
-        return members.load_state(self.config.region, self._records, published)
+        state = members.load_state(self.config.region, self._records, published)
+        self.log.check(state.registry)
+        return state
 
     async def read(self, function: Callable[..., T], *args: Any) -> T:
         """Run a reading function off the event loop."""
@@ -127,6 +136,7 @@ class Broker:
                     member: {"deliveries": number, "oldest": oldest}
                     for member, (number, oldest) in store.backlog(connection).items()
                 },
+                "log": self.log.numbers(),
             }
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -141,13 +151,14 @@ class Broker:
             stack.callback(self._store.close)
             stack.callback(self._writer.shutdown)
             stack.callback(self._readers.shutdown)
+            await self._write(self.log.load, self._clock())
             await self._start_nats(stack)
             self.bus = await self._connect()
             stack.push_async_callback(self.bus.close)
             await self._reconcile()
             # Policies may have changed while nobody was here to apply them to what was queued.
             await self._requeue()
-            await self.bus.serve(subjects.RPC_FROM_ANY_MEMBER, self._answer)
+            await self.bus.serve(subjects.RPC_FROM_ANY_MEMBER, self._answer, sequencer.holds)
             await self.api.start(stack)
             log.info("broker.started", url=self.api.url, nats=self.nats.url if self.nats else self.config.nats.url)
             ready()
@@ -155,6 +166,7 @@ class Broker:
                 if self.nats is not None:
                     loops.create_task(self.nats.supervise(), name="nats")
                 loops.create_task(self._ingest_loop(), name="ingest")
+                loops.create_task(self._sequencer.run(), name="log")
                 for number in range(SENDERS):
                     loops.create_task(self._send_loop(), name=f"send-{number}")
                 loops.create_task(self._redelivery_loop(), name="redelivery")
@@ -240,6 +252,7 @@ class Broker:
         await bus.ack(batch)
         seconds = time.perf_counter() - started
         self.metrics.count(work, seconds)
+        self._note_erased(work.erased)
         for entry in work.log:
             log.info("broker.decided", ms=round(seconds * 1000, 1), **entry)
         self._tell_change()
@@ -304,6 +317,7 @@ class Broker:
                 self.metrics.count_stopped(reason)
                 log.info("broker.stopped", member=stopped.member, report=stopped.digest, reason=reason)
             self.metrics.show_backlog(backlog, int(self._clock().timestamp() * 1000))
+            self._note_erased(due.erased)
             for outgoing in due.outgoing:
                 log.info("broker.redelivering", member=outgoing.member, delivery=outgoing.delivery)
                 await self._outgoing.put(outgoing)
@@ -313,13 +327,37 @@ class Broker:
             self.metrics.quarantined.set(store.count(connection, tables.quarantine))
             return store.backlog(connection)
 
-    async def _requeue(self) -> None:
+    def _note_erased(self, erased: Erased) -> None:
+        """Content is gone from the ledger; the topology loop sees to what else may hold it."""
+        if erased.reports:
+            log.info("broker.erased", reports=erased.reports, take_back=sorted(erased.take_back))
+            self._erased.add(erased)
+
+    async def _forget(self) -> None:
+        """After something was erased: empty the database's log, and take back what lies in inboxes.
+
+        Raises:
+            Transient: not now; nothing is forgotten.
+        """
+        erased, self._erased = self._erased, Erased()
+        try:
+            await self._write(self._store.wipe)
+            if erased.take_back:
+                await self._requeue(erased.take_back)
+        except Transient:
+            self._erased.add(erased)
+            raise
+
+    async def _requeue(self, only: Collection[str] | None = None) -> None:
         """Take back what waits in inboxes, and send it again as far as today's policy still grants it.
 
         Receipts and notices that go with it come again too: the nodes ask for what they miss.
+
+        Args:
+            only: these members' inboxes; by default all.
         """
         ids, suspended = self._ids()
-        active = [member for member in ids if member not in suspended]
+        active = [member for member in ids if member not in suspended and (only is None or member in only)]
         waiting = await topology.waiting(self._bus().nc, active)
         for member in [member for member, number in waiting.items() if number]:
             taken = await topology.empty_inbox(self._bus().nc, member)
@@ -333,6 +371,8 @@ class Broker:
             await asyncio.sleep(RECONCILE_EVERY if self._bus().connected else 0.2)
             try:
                 await self._reconcile()
+                if self._erased.reports:
+                    await self._forget()
                 if time.monotonic() > trim_at:
                     trim_at = time.monotonic() + TRIM_EVERY
                     await topology.trim(self._bus().nc, self._ids()[0])
@@ -376,6 +416,7 @@ class Broker:
             gone = before - (set(ids) - set(suspended))
             log.info("broker.region_changed", serial=state.registry.region.serial, stopped=sorted(gone))
             try:
+                await self._sequencer.region_changed()
                 if self.nats is not None:
                     await self.nats.set_members(ids, suspended)
                 for member in gone:
@@ -401,6 +442,8 @@ class Broker:
             return await self._publish(member, data)
         if method == POLICIES_METHOD:
             return await self.read(policies.listed, self._store, data)
+        if method in sequencer.METHODS:
+            return await self._sequencer.answer(member, method, data)
         raise ProtocolError(Reason.UNKNOWN_PATH, "$", "no such method")
 
     async def _publish(self, member: str, data: bytes) -> bytes:
@@ -414,6 +457,7 @@ class Broker:
         return b"{}"
 
     def _tell_change(self) -> None:
+        self._sequencer.wake()
         self.changed, waiting = asyncio.Event(), self.changed
         waiting.set()
 

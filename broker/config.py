@@ -41,6 +41,13 @@ class Delivery(Section, frozen=True, kw_only=True):
     first_retry_seconds: Annotated[float, Meta(gt=0, le=900)] = 10.0
 
 
+class LogDoor(Section, frozen=True, kw_only=True):
+    """Who may read the log over HTTP; what it holds are hashes, and how many there are tells how much is reported."""
+
+    public: bool = False
+    """Without a token."""
+
+
 class Config(Settings, frozen=True, kw_only=True):
     """Everything that the broker's process is told."""
 
@@ -55,6 +62,7 @@ class Config(Settings, frozen=True, kw_only=True):
     http: Http = Http()
     nats: Nats = Nats()
     delivery: Delivery = Delivery()
+    log: LogDoor = LogDoor()
 
     @property
     def ledger_url(self) -> str:

@@ -11,7 +11,8 @@ Rules, in order; the first that applies decides:
    is known never is: it may well say the same as another one's)
  7 accepted, and the sharing policy is asked for every recipient
 
-A withdrawal goes to everyone who was granted any earlier revision, header only, and to nobody else.
+A withdrawal goes to everyone who was granted any earlier revision, header only, and to nobody else. An earlier revision
+that comes after its withdrawal is recorded, and goes to nobody.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class KnownReport:
     report_id: bytes
     revision: int
     incident: bytes
+    phase: str
     grants: Mapping[str, Sequence[int]]
 
 
@@ -55,6 +57,11 @@ class Known:
     by_id: dict[bytes, list[KnownReport]] = field(default_factory=dict)
     incidents: dict[bytes, str] = field(default_factory=dict)
     fingerprints: dict[tuple[str, str], KnownReport] = field(default_factory=dict)
+
+    def ended(self, header: Header) -> int:
+        """The highest revision that withdraws a report; 0 if none does."""
+        withdrawn = (item.revision for item in self.by_id.get(header.report_id.bytes, ()) if item.phase == "withdrawn")
+        return max(withdrawn, default=0)
 
     def learn(self, report: KnownReport, fingerprint: str) -> None:
         """Remember a report."""
@@ -153,6 +160,9 @@ def _ask_all(report: SignedReport, member: str, known: Known, ask: Ask, box: Sea
     answers = ask(facts_of(report.header), member)
     if box is not None:
         answers = _sealed(answers, box)
+    if known.ended(report.header) > report.header.revision:
+        shut = Outcome(0, 0, (GateResult("marking", "report", 0, 0, (), (), Reason.WITHDRAWN),))
+        return answers_of(dict.fromkeys(answers.outcomes, shut))
     if report.header.phase == "withdrawn":
         earlier = known.by_id.get(report.header.report_id.bytes, ())
         had = {name for item in earlier for name in item.grants}
@@ -200,6 +210,7 @@ def decide_report(
             header.report_id.bytes,
             header.revision,
             header.incident_id.bytes,
+            header.phase,
             accepted.grants,
         ),
         header.fingerprint,

@@ -16,14 +16,16 @@ import msgspec
 
 from broker import store, tables
 from broker.decide import narrow
-from broker.ingest import Outgoing, delivery_message, pack_statements
+from broker.erase import Erased, erase_expired
 from broker.members import RegionState
+from broker.outgoing import Outgoing, delivery_message, pack_statements
 from broker.route import Entry, Granted, Routed, granted_report, pack_entries, plan, unpack_entries
 from broker.store import Connection
 from broker.verify import as_refusal
 from protocol import limits
 from protocol.envelope import SignedReport, open_envelope
 from protocol.errors import ProtocolError
+from protocol.facts import expiry_of
 from protocol.grants import commit
 from protocol.jws import split_jws
 from protocol.keys import Signer
@@ -63,6 +65,8 @@ class Due:
 
     outgoing: list[Outgoing] = field(default_factory=list)
     stopped: list[Stop] = field(default_factory=list)
+    erased: Erased = field(default_factory=Erased)
+    """What has expired."""
 
 
 def _why(outcome: Outcome) -> Refusal:
@@ -100,6 +104,7 @@ class Redelivery:
         found = Due()
         state = self._state()
         with self._store.writing() as connection:
+            found.erased = erase_expired(connection, now)
             for row in store.due_deliveries(connection, at, most):
                 member = state.registry.members.get(row.member)
                 if member is None:
@@ -220,6 +225,11 @@ class Redelivery:
             for row in rows:
                 report = reports[row.digest]
                 masks = granted[row.seq][1:]
+                if row.erased_at is not None:
+                    ends = expiry_of(report.header)
+                    reason = Reason.EXPIRED if ends is not None and ends <= now else Reason.WITHDRAWN
+                    found.stopped.append(Stop(member.id, row.origin, row.digest, Refusal(reason=reason.value)))
+                    continue
                 if report.header.phase != "withdrawn":
                     outcome = state.ask(facts_of(report.header), member, now)
                     masks = narrow(masks, outcome)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -18,10 +18,12 @@ import msgspec
 
 from broker import ledger, store, tables
 from broker.confirm import Confirmed, record_confirmations
-from broker.decide import Accepted, Decision, NotAccepted, decide
+from broker.decide import Accepted, Decision, decide
 from broker.dedup import FoundLink
+from broker.erase import Erased, erase_withdrawn
 from broker.members import Answers, RegionState
-from broker.route import Planned, Routed, granted_report, plan
+from broker.outgoing import Outgoing, Place, build_receipt, delivery_message, pack_statements
+from broker.route import Routed, granted_report, plan
 from broker.store import Connection
 from broker.verify import Refused, Verified, as_refusal, name_of, verify_submission
 from protocol import limits
@@ -34,14 +36,10 @@ from protocol.policy import Facts
 from protocol.reasons import Reason
 from protocol.statements import (
     BROKER,
-    Delivery,
     Links,
     Receipt,
-    ReportReceipt,
-    encode_delivery,
     sign_statement,
 )
-from protocol.statements import Decision as ReceiptDecision
 from protocol.subjects import Kind
 
 
@@ -52,17 +50,6 @@ class Incoming:
     member: str
     kind: str
     data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A message to a member's inbox; `delivery` numbers the delivery that it carries."""
-
-    member: str
-    kind: Kind
-    data: bytes
-    delivery: int | None = None
-    reports: int = 0
 
 
 @dataclass(slots=True)
@@ -77,103 +64,12 @@ class Work:
     answers: Confirmed = field(default_factory=Confirmed)
     log: list[dict[str, Any]] = field(default_factory=list)
     """One entry a decided submission: ids, outcomes, sizes."""
+    erased: Erased = field(default_factory=Erased)
+    """What was withdrawn."""
 
 
 _confirmation_decoder: Final = msgspec.json.Decoder(list[str])
-_encode: Final = msgspec.json.Encoder().encode
 _QUARANTINE_BYTES: Final = 16 << 10
-_RECEIPTS_BYTES: Final = 900_000
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a receipt stands in the log, and what makes its entry unguessable."""
-
-    leaf: int
-    seed: str
-
-
-def build_receipt(
-    verified: Verified, decisions: Sequence[Decision], state: RegionState, place: Place, now: datetime
-) -> Receipt:
-    """The answer to a submission: equal decisions are written once and referred to by number."""
-    table: list[ReceiptDecision] = []
-    numbers: dict[int, int] = {}
-    reports: list[ReportReceipt] = []
-    for item in decisions:
-        if isinstance(item, NotAccepted):
-            header = item.header
-            reports.append(
-                ReportReceipt(
-                    digest=item.digest,
-                    outcome="duplicate" if item.outcome == "duplicate" else "rejected",
-                    report_id=str(header.report_id) if header else msgspec.UNSET,
-                    revision=header.revision if header else msgspec.UNSET,
-                    refusal=item.refusal,
-                    duplicate_of=item.duplicate_of or msgspec.UNSET,
-                )
-            )
-            continue
-        exact, coarse = item.report.units()
-        to: dict[str, int] = {}
-        for member, outcome in item.outcomes.items():
-            told = state.decision(outcome, exact, coarse)
-            number = numbers.get(id(told))
-            if number is None:
-                number = numbers[id(told)] = len(table)
-                table.append(told)
-            to[member] = number
-        header = item.report.header
-        reports.append(
-            ReportReceipt(
-                digest=item.report.digest,
-                outcome="accepted",
-                report_id=str(header.report_id),
-                revision=header.revision,
-                to=to,
-            )
-        )
-    return Receipt(
-        iss=BROKER,
-        aud=verified.member,
-        received_at=now,
-        submission=verified.digest,
-        leaf=place.leaf,
-        seed=place.seed,
-        decisions=table,
-        reports=reports,
-    )
-
-
-def delivery_message(number: int, planned: Planned, signer: Signer, now: datetime) -> Outgoing:
-    """A delivery, with the broker's statement over exactly these bytes."""
-    statement = Delivery(
-        iss=BROKER,
-        aud=planned.member,
-        id=number,
-        sent_at=now,
-        items=planned.digest,
-        reports=len(planned.entries),
-        grants=list(planned.grants),
-    )
-    data = encode_delivery(sign_statement(statement, signer), planned.items)
-    return Outgoing(planned.member, Kind.DELIVERY, data, number, len(planned.entries))
-
-
-def pack_statements(member: str, kind: Kind, statements: Iterable[str]) -> list[Outgoing]:
-    """Signed statements for one member as few messages."""
-    messages: list[Outgoing] = []
-    group: list[str] = []
-    size = 0
-    for jws in statements:
-        if group and size + len(jws) > _RECEIPTS_BYTES:
-            messages.append(Outgoing(member, kind, _encode(group)))
-            group, size = [], 0
-        group.append(jws)
-        size += len(jws)
-    if group:
-        messages.append(Outgoing(member, kind, _encode(group)))
-    return messages
 
 
 class Ingest:
@@ -272,6 +168,14 @@ class Ingest:
             if member in state.registry.members:
                 work.outgoing += pack_statements(member, Kind.RECEIPTS, signed)
         self._deliver(connection, decided, committed, state, now, work)
+        ends = {
+            header.report_id.bytes: end
+            for item in decided
+            for decision in item.decisions
+            if isinstance(decision, Accepted) and (end := known.ended(header := decision.report.header))
+        }
+        if ends:
+            work.erased.add(erase_withdrawn(connection, ends, now))
 
     def _without_replays(
         self, connection: Connection, messages: Sequence[Incoming], receipts: dict[str, list[str]], work: Work

@@ -22,6 +22,7 @@ from broker.route import Entry, pack_entries
 from broker.store import Connection
 from broker.verify import Refused, Verified
 from protocol.envelope import SignedReport
+from protocol.facts import expiry_of
 from protocol.grants import Commitment
 from protocol.statements import Link, LinkedReport
 
@@ -82,7 +83,13 @@ def recall(connection: Connection, verified: Sequence[Verified]) -> Known:
     for _, row in sorted(rows.items()):
         known.learn(
             KnownReport(
-                row.digest, row.origin, row.report_id, row.revision, row.incident_id, unpack_grants(row.grants)
+                row.digest,
+                row.origin,
+                row.report_id,
+                row.revision,
+                row.incident_id,
+                row.phase,
+                unpack_grants(row.grants),
             ),
             row.fingerprint,
         )
@@ -126,6 +133,8 @@ def _report_row(accepted: Accepted, submission: int, now: int, memory: dict[int,
         "rsit": header.rsit[0].class_,
         "happened_at": store.milliseconds(accepted.happened_at),
         "received_at": now,
+        "expires_at": store.milliseconds(expires) if (expires := expiry_of(header)) else None,
+        "erased_at": None,
         "grants": _packed(accepted.grants, memory),
     }
 

@@ -58,6 +58,32 @@ class Metrics:
         self.quarantined = Gauge(
             "kentongan_broker_quarantine_messages", "Messages in quarantine", registry=self.registry
         )
+        self.log_size = Gauge("kentongan_broker_log_size", "Leaves under the newest checkpoint", registry=self.registry)
+        self.log_published_size = Gauge(
+            "kentongan_broker_log_published_size",
+            "Leaves under the newest published checkpoint",
+            registry=self.registry,
+        )
+        self.log_lag = Gauge(
+            "kentongan_broker_log_lag_seconds",
+            "Age of the oldest decision that no published checkpoint covers",
+            registry=self.registry,
+        )
+        self.log_cosignatures = Counter(
+            "kentongan_broker_log_cosignatures_total", "Cosignatures taken", ["member"], registry=self.registry
+        )
+        self.log_refused = Counter(
+            "kentongan_broker_log_cosignatures_refused_total",
+            "Cosignatures refused",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.log_quorum_seconds = Histogram(
+            "kentongan_broker_log_quorum_seconds",
+            "From signing a checkpoint to its quorum",
+            registry=self.registry,
+            buckets=_BUCKETS,
+        )
 
     def count(self, work: Work, seconds: float) -> None:
         """Count a batch."""

@@ -67,7 +67,8 @@ def open_engine(url: str) -> Engine:
 
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "cache_size=-16384"):
+    pragmas = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "cache_size=-16384", "secure_delete=ON")
+    for pragma in pragmas:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
@@ -98,6 +99,19 @@ class Store:
         """Release the connections."""
         self.engine.dispose()
 
+    def wipe(self) -> None:
+        """After something was erased: let go of the write-ahead log, which still holds it.
+
+        Raises:
+            Transient: a reader is in the way; ask again.
+        """
+        if self.engine.dialect.name != "sqlite":
+            return
+        with self.reading() as connection:
+            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar()
+        if busy:
+            raise Transient("ledger: busy")
+
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One transaction: committed and on disk when the block ends, or not at all.
@@ -121,7 +135,7 @@ class Store:
             raise Transient(f"ledger: {type(exc.orig).__name__}") from exc
 
 
-def _chunks(values: Iterable[Any], size: int = 900) -> Iterator[list[Any]]:
+def chunks(values: Iterable[Any], size: int = 900) -> Iterator[list[Any]]:
     """SQLite takes 32,766 parameters and PostgreSQL plans long lists badly: ask in pieces."""
     items = list(values)
     for start in range(0, len(items), size):
@@ -159,7 +173,7 @@ _RECEIPTS: Final = select(submissions.c.digest, submissions.c.receipt).where(_am
 def receipts_of(connection: Connection, digests: Iterable[str]) -> dict[str, bytes]:
     """Stored receipts by submission digest."""
     found: dict[str, bytes] = {}
-    for chunk in _chunks(digests):
+    for chunk in chunks(digests):
         found.update({row.digest: row.receipt for row in connection.execute(_RECEIPTS, {"values": chunk})})
     return found
 
@@ -172,6 +186,7 @@ _KNOWN = (
     reports.c.revision,
     reports.c.incident_id,
     reports.c.fingerprint,
+    reports.c.phase,
     reports.c.rsit,
     reports.c.happened_at,
     reports.c.grants,
@@ -188,7 +203,7 @@ _HITS: Final = select(identifiers.c.key, identifiers.c.seq).where(_among(identif
 def reports_where(connection: Connection, column: str, values: Iterable[Any]) -> list[Any]:
     """Report rows whose `column` is one of the values."""
     found: list[Any] = []
-    for chunk in _chunks(values):
+    for chunk in chunks(values):
         found.extend(connection.execute(_REPORTS[column], {"values": chunk}))
     return found
 
@@ -196,7 +211,7 @@ def reports_where(connection: Connection, column: str, values: Iterable[Any]) ->
 def identifier_hits(connection: Connection, keys: Iterable[int]) -> list[tuple[int, int]]:
     """(key, seq) of the reports that hold one of these identifiers."""
     found: list[tuple[int, int]] = []
-    for chunk in _chunks(keys):
+    for chunk in chunks(keys):
         found.extend((row.key, row.seq) for row in connection.execute(_HITS, {"values": chunk}))
     return found
 
@@ -204,7 +219,7 @@ def identifier_hits(connection: Connection, keys: Iterable[int]) -> list[tuple[i
 def linked_pairs(connection: Connection, incidents: Iterable[bytes]) -> set[tuple[bytes, bytes]]:
     """Pairs of incidents that are linked already and have one of these on either side."""
     pairs: set[tuple[bytes, bytes]] = set()
-    for chunk in _chunks(incidents):
+    for chunk in chunks(incidents):
         query = select(links.c.incident_a, links.c.incident_b).where(
             or_(links.c.incident_a.in_(chunk), links.c.incident_b.in_(chunk))
         )
@@ -215,12 +230,13 @@ def linked_pairs(connection: Connection, incidents: Iterable[bytes]) -> set[tupl
 def messages_of(connection: Connection, seqs: Iterable[int]) -> list[Any]:
     """(seq, digest, origin, received_at, submission id, message) for reports, to build deliveries again."""
     found: list[Any] = []
-    for chunk in _chunks(seqs):
+    for chunk in chunks(seqs):
         query = (
             select(
                 reports.c.seq,
                 reports.c.digest,
                 reports.c.origin,
+                reports.c.erased_at,
                 submissions.c.id.label("submission"),
                 submissions.c.received_at,
                 submissions.c.receipt,
@@ -305,7 +321,7 @@ def set_delivery(connection: Connection, number: int, **values: Any) -> None:
 def deliveries_by_id(connection: Connection, numbers: Iterable[int]) -> dict[int, Any]:
     """Deliveries by number."""
     found: dict[int, Any] = {}
-    for chunk in _chunks(numbers):
+    for chunk in chunks(numbers):
         found.update({row.id: row for row in connection.execute(select(deliveries).where(deliveries.c.id.in_(chunk)))})
     return found
 
@@ -313,7 +329,7 @@ def deliveries_by_id(connection: Connection, numbers: Iterable[int]) -> dict[int
 def known_confirmations(connection: Connection, digests: Iterable[str]) -> set[str]:
     """Which of these confirmations are recorded already."""
     found: set[str] = set()
-    for chunk in _chunks(digests):
+    for chunk in chunks(digests):
         query = select(confirmations.c.digest).where(confirmations.c.digest.in_(chunk))
         found.update(row.digest for row in connection.execute(query))
     return found

@@ -13,6 +13,7 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     String,
     Table,
+    text,
 )
 
 metadata = MetaData()
@@ -47,10 +48,20 @@ reports = Table(
     Column("rsit", String(64), nullable=False),
     Column("happened_at", BigInteger, nullable=False),
     Column("received_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("erased_at", BigInteger),
     Column("grants", LargeBinary, nullable=False),
     Index("reports_by_id", "report_id", "revision", unique=True),
     Index("reports_by_incident", "incident_id"),
     Index("reports_by_fingerprint", "fingerprint", "origin"),
+    Index("reports_by_submission", "submission"),
+    Index("reports_by_time", "received_at", "seq"),
+    Index(
+        "reports_to_expire",
+        "expires_at",
+        sqlite_where=text("expires_at IS NOT NULL AND erased_at IS NULL"),
+        postgresql_where=text("expires_at IS NOT NULL AND erased_at IS NULL"),
+    ),
 )
 exceptions = Table(
     "exceptions",
@@ -65,6 +76,7 @@ exceptions = Table(
     Column("outcome", String(16), nullable=False),
     Column("reason", String(64), nullable=False),
     Column("path", String, nullable=False),
+    Index("exceptions_by_submission", "submission"),
 )
 identifiers = Table(
     "identifiers",
@@ -72,6 +84,7 @@ identifiers = Table(
     Column("key", BigInteger, nullable=False),
     Column("seq", BigInteger, nullable=False),
     PrimaryKeyConstraint("key", "seq"),
+    Index("identifiers_by_report", "seq"),
     sqlite_with_rowid=False,
 )
 links = Table(
@@ -102,6 +115,7 @@ deliveries = Table(
     Column("open", LargeBinary, nullable=False),
     Index("deliveries_due", "state", "next_attempt_at"),
     Index("deliveries_by_member", "member", "state"),
+    Index("deliveries_by_time", "created_at"),
     Index("deliveries_untold", "told", "state", "sent_at"),
 )
 confirmations = Table(
@@ -117,6 +131,14 @@ confirmations = Table(
     Column("reason", String(64)),
     Column("count", Integer, nullable=False),
     Column("jws", LargeBinary, nullable=False),
+    Index("confirmations_by_delivery", "delivery"),
+    Index(
+        "confirmations_by_users",
+        "origin",
+        "id",
+        sqlite_where=text("delivery IS NULL"),
+        postgresql_where=text("delivery IS NULL"),
+    ),
 )
 notices = Table(
     "notices",
@@ -126,6 +148,13 @@ notices = Table(
     Column("kind", String(12), nullable=False),
     Column("jws", LargeBinary, nullable=False),
     Index("notices_by_member", "member", "id"),
+    Index(
+        "notices_of_stopped",
+        "member",
+        "id",
+        sqlite_where=text("kind = 'stopped'"),
+        postgresql_where=text("kind = 'stopped'"),
+    ),
 )
 policies = Table(
     "policies",

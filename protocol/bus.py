@@ -53,6 +53,10 @@ SERVED_AT_ONCE: Final = 64
 _REASON_HEADER: Final = "Kentongan-Reason"
 
 
+def _never(_: str) -> bool:
+    return False
+
+
 class NatsBus:
     """`Bus` over a NATS connection, reading one durable pull consumer. Make it with `NatsBus.connect`."""
 
@@ -89,7 +93,7 @@ class NatsBus:
             client=lambda: self._nc if self.connected else None,
             check=self._raise_fault,
         )
-        self._services: list[tuple[str, Handler]] = []
+        self._services: list[tuple[str, Handler, Callable[[str], bool]]] = []
         self._serving: set[asyncio.Task[None]] = set()
         self._served = asyncio.Semaphore(SERVED_AT_ONCE)
         self._fault: BaseException | None = None
@@ -203,15 +207,19 @@ class NatsBus:
             raise ProtocolError(reason, "$", f"refused by {subject}")
         return answer.data
 
-    async def serve(self, subject: str, handler: Handler) -> None:
+    async def serve(self, subject: str, handler: Handler, holds: Callable[[str], bool] = _never) -> None:
         """Answer requests on `subject` (wildcards allowed), `SERVED_AT_ONCE` at a time, until `close`.
+
+        Args:
+            holds: tells by its subject which request may be held back for long. Such ones are not counted, so that
+                they keep nobody else waiting; the handler bounds how many it holds.
 
         A `ProtocolError` of the handler goes to the requester as its reason, a `Transient` as silence. Anything else
         is a bug: it is raised by the next call of `pull` or `publish`. Several processes share the requests.
         """
-        self._services.append((subject, handler))
+        self._services.append((subject, handler, holds))
         nc = self._nc
-        await self._subscribe_service(nc, subject, handler)
+        await self._subscribe_service(nc, subject, handler, holds)
         if self.connected:
             # Until the server has it, other connections' requests find nobody. Two round trips, because the library's
             # first question overtakes what it has yet to write. A break now is mended by reconnecting.
@@ -273,13 +281,19 @@ class NatsBus:
 
     # Serving
 
-    async def _subscribe_service(self, nc: Client, subject: str, handler: Handler) -> None:
+    async def _subscribe_service(
+        self, nc: Client, subject: str, handler: Handler, holds: Callable[[str], bool]
+    ) -> None:
         async def on_request(msg: Msg) -> None:
-            # Waiting here bounds the tasks; what piles up behind is bounded by the subscription, and dropped beyond.
-            await self._served.acquire()
+            counted = not holds(msg.subject)
+            if counted:
+                # Waiting here bounds the tasks; what piles up behind is bounded by the subscription, then dropped.
+                await self._served.acquire()
             task = asyncio.create_task(self._answer(nc, msg, handler))
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
+            if counted:
+                task.add_done_callback(lambda _: self._served.release())
 
         with suppress(*SEND_ERRORS):
             await nc.subscribe(subject, queue="kentongan", cb=on_request, pending_msgs_limit=1024)
@@ -296,8 +310,6 @@ class NatsBus:
             self._fault = exc
             self._puller.wake()
             return
-        finally:
-            self._served.release()
         if msg.reply:
             with suppress(*SEND_ERRORS, nats.errors.MaxPayloadError):
                 await nc.publish(msg.reply, answer, headers=headers)
@@ -313,8 +325,8 @@ class NatsBus:
         nc = self._nc = await dial(self._url, self._options, self._connect_timeout, self._on_fault)
         with suppress(*SEND_ERRORS):
             await nc.subscribe(f"{self._replies}.*", cb=self._on_reply)
-            for subject, handler in self._services:
-                await self._subscribe_service(nc, subject, handler)
+            for subject, handler, holds in self._services:
+                await self._subscribe_service(nc, subject, handler, holds)
         if nc.is_closed:
             # Cut before `on_closed` knew this connection for the current one: nobody else would notice.
             raise Transient(f"the bus at {self._url} closed the new connection")

@@ -49,7 +49,7 @@ _STATUS: Final = {
     400: (Reason.NOT_JSON, Reason.EMPTY),
     401: (Reason.TOKEN_MISSING, Reason.TOKEN_INVALID),
     403: (Reason.NOT_ALLOWED, Reason.MEMBER_SUSPENDED),
-    404: (Reason.UNKNOWN_PATH, Reason.UNKNOWN_REPORT),
+    404: (Reason.UNKNOWN_PATH, Reason.UNKNOWN_REPORT, Reason.NOT_WITNESSED, Reason.LEAF_MISSING),
     405: (Reason.WRONG_METHOD,),
     409: (Reason.REVISION_CONFLICT, Reason.REVISION_GAP, Reason.REPORT_ID_TAKEN, Reason.INCIDENT_ID_TAKEN),
     413: (Reason.TOO_LARGE, Reason.TOO_MANY),
@@ -135,11 +135,16 @@ class Tokens:
 
 
 def guard(
-    tokens: Tokens, *, on_bug: Callable[[BaseException], None], on_wait: Callable[[Transient], None] = lambda _: None
+    tokens: Tokens,
+    *,
+    on_bug: Callable[[BaseException], None],
+    on_wait: Callable[[Transient], None] = lambda _: None,
+    is_open: Callable[[str], bool] = OPEN.__contains__,
 ) -> Middleware:
     """What surrounds every request: access, and problem documents.
 
     Args:
+        is_open: tells which paths need no token.
         on_bug: hears of what no handler expected; ends the process.
         on_wait: hears of passing faults.
     """
@@ -147,7 +152,7 @@ def guard(
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if request.path not in OPEN:
+            if not is_open(request.path):
                 request[CLIENT] = tokens.check(request.headers.get("Authorization"))
             _check_address(request)
             return await handler(request)

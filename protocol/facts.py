@@ -36,6 +36,13 @@ class Facts:
     exercise: bool
 
 
+def expiry_of(header: Header) -> datetime | None:
+    """When nobody but its origin may hold the report's content any more; None if never. A withdrawal never ends."""
+    if not header.handling or header.phase == "withdrawn":
+        return None
+    return header.handling.expires_at or None
+
+
 def facts_of(header: Header) -> Facts:
     """The facts of a report."""
     marking = header.marking
@@ -47,7 +54,7 @@ def facts_of(header: Header) -> Facts:
         recipients=tuple(marking.recipients) if marking.recipients is not UNSET else None,
         sharing_group=str(marking.sharing_group.id) if marking.sharing_group else None,
         residency=tuple(handling.residency) if handling and handling.residency is not UNSET else None,
-        expires_at=(handling.expires_at or None) if handling else None,
+        expires_at=expiry_of(header),
         rsit=tuple((item.class_, item.type or None) for item in header.rsit),
         sectors=tuple(item.code for item in header.sectors or ()),
         severity=header.severity.score if header.severity else None,

@@ -232,8 +232,8 @@ def verify_consistency(  # noqa: C901 - the algorithm of the RFC in one piece, t
     path = list(proof)
     if old & (old - 1) == 0:
         path.insert(0, old_root)
-    if not path:
-        raise _refuse("the proof is empty")
+    if not path or len(path[0]) != HASH:
+        raise _refuse("the proof is empty, or is none")
     fn, sn = old - 1, new - 1
     while fn & 1:
         fn >>= 1

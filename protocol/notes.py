@@ -217,19 +217,24 @@ class OpenedCheckpoint:
     witnesses: Mapping[str, Cosigned]
 
 
+def cosigned_at(line: Line) -> datetime:
+    """When a witness says that it cosigned; nothing is verified. ProtocolError if the line is no cosignature."""
+    if len(line.signature) != _STAMP + _SIGNATURE:
+        raise _bad("a cosignature is eight bytes of time and a signature")
+    stamp = int.from_bytes(line.signature[:_STAMP], "big")
+    if not 0 < stamp < 1 << 37:
+        raise _bad("not a time")
+    return datetime.fromtimestamp(stamp, UTC)
+
+
 def verify_cosignature(text: str, line: Line, key: NoteKey) -> Cosigned:
     """Verify a witness's line.
 
     Raises:
         ProtocolError: it is malformed, false, or the key was not valid when it was made.
     """
-    if len(line.signature) != _STAMP + _SIGNATURE:
-        raise _bad("a cosignature is eight bytes of time and a signature")
-    stamp = int.from_bytes(line.signature[:_STAMP], "big")
-    if not 0 < stamp < 1 << 37:
-        raise _bad("not a time")
-    key.key.verify(line.signature[_STAMP:], _cosigned(text, stamp))
-    at = datetime.fromtimestamp(stamp, UTC)
+    at = cosigned_at(line)
+    key.key.verify(line.signature[_STAMP:], _cosigned(text, int(at.timestamp())))
     key.key.check_window(at)
     return Cosigned(key.name, at, key.key.record.kid)
 

@@ -1,4 +1,4 @@
-"""Runs the benchmarks: `python -m tests.bench [a] [b] [c] [d] [p] [s] [--reports N]`. Prints, judges nothing."""
+"""Runs the benchmarks: `python -m tests.bench [a] [b] [c] [d] [l] [p] [s] [--reports N]`. Prints, judges nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from protocol import subjects
 from protocol.bus import NatsBus
 from protocol.invitation import load_invitation
 from protocol.keys import SigningKey
-from tests.bench import limits, policy, sealing
+from tests.bench import limits, log, policy, sealing
 from tests.bench.load import filing, submissions
 from tests.bench.region import Place, cpu_seconds, memory_mb
 
@@ -208,7 +208,7 @@ async def bench_d(reports: int) -> None:
 def main() -> None:
     """Run what was asked for, or everything."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["a", "b", "c", "d", "p", "s"])
+    parser.add_argument("parts", nargs="*", default=["a", "b", "c", "d", "l", "p", "s"])
     parser.add_argument("--reports", type=int, default=100_000, help="for (d)")
     args = parser.parse_args()
     print(f"Machine: {limits.machine()}")
@@ -225,6 +225,9 @@ def main() -> None:
         asyncio.run(bench_c(200))
     if "d" in args.parts:
         asyncio.run(bench_d(args.reports))
+    if "l" in args.parts or "log" in args.parts:
+        for name, figure in log.measure():
+            show(f"(l) {name}", figure)
     if "p" in args.parts:
         for name, figure in policy.measure():
             show(f"(p) {name}", figure)

@@ -13,14 +13,22 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+from yarl import URL
 
 from broker import api
-from broker.config import Config, Http
+from broker.config import Config, Http, LogDoor
+from broker.log import Log
 from broker.metrics import Metrics
 from protocol.errors import ConfigError, Transient
+from protocol.logrpc import NextRequest
+from protocol.merkle import tree_root
+from protocol.notes import cosign, open_checkpoint, parse_note
 from protocol.process import Bugs, Token
+from protocol.statements import BROKER
+from protocol.tiles import TileReader, leaf_hashes, split_bundle
 from tests.broker.make import Hub
 from tests.broker.test_ingest import report
+from tests.protocol import make
 
 SECRET = "a coordinator's token"
 OPEN = ("/healthz", "/readyz", "/metrics")
@@ -43,6 +51,8 @@ class Door:
         self.bugs = Bugs()
         self.metrics = Metrics()
         self.feed = hub.feed
+        key = make.key_of(BROKER)
+        self.log = Log(hub.store, key, key.public, lambda: hub.state)
         self.changed = asyncio.Event()
         self.fault: Exception | None = None
         self.http: aiohttp.ClientSession
@@ -218,3 +228,57 @@ async def test_a_port_that_is_taken_is_the_operators_matter(door: Door, tmp_path
         other.config = msgspec.structs.replace(other.config, http=Http(port=int(port or 0)))
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"):
             await other.open()
+
+
+async def raw(door: Door, path: str, **headers: str) -> tuple[int, bytes, Any]:
+    async with door.http.get(path, headers=headers) as response:
+        return response.status, await response.read(), response.headers
+
+
+async def test_the_log_over_http(door: Door) -> None:
+    """As tlog-tiles says: a stranger's tool reads checkpoint, tiles and entries, and comes to the signed root."""
+    door.log.load(make.NOW)
+    assert (await door.get("/log/checkpoint"))[0] == 404
+    for number in range(5):
+        await door.submit(number)
+    door.log.load(make.NOW)
+    note = parse_note(door.log.next(NextRequest(size=0)).checkpoint)
+    for name in ("id-cert", "sg-cert", "my-cert"):
+        key = make.key_of(name)
+        door.log.cosign(name, cosign(note.text, name, key, key.public, make.NOW).encode(), 5, make.NOW)
+    status, body, headers = await raw(door, "/log/checkpoint")
+    assert (status, headers["Content-Type"], headers["Cache-Control"]) == (200, "text/plain; charset=utf-8", "no-cache")
+    registry = door.hub.state.registry
+    opened = open_checkpoint(body.decode(), registry.log_keys(), registry.witness_keys(), make.NOW)
+    assert (opened.checkpoint.size, len(opened.witnesses)) == (5, 3)
+    status, tile, headers = await raw(door, "/log/tile/0/000.p/5")
+    assert (status, headers["Content-Type"]) == (200, "application/octet-stream")
+    assert headers["Cache-Control"] == "private, max-age=31536000, immutable"
+    assert tree_root(5, TileReader(5, lambda _: tile)) == opened.checkpoint.root
+    status, bundle, headers = await raw(door, "/log/tile/entries/000.p/5")
+    assert (status, headers["Content-Type"]) == (200, "application/octet-stream")
+    assert leaf_hashes(b"".join(split_bundle(bundle, 5))) == tile
+    for path in ("/log/tile/0/000", "/log/tile/0/000.p/6", "/log/tile/0/000.p/05", "/log/tile/x", "/log/nothing"):
+        status, problem, headers = await door.get(path)
+        assert (status, problem["reason"], "immutable" in str(headers)) == (404, "unknown-path", False)
+
+
+@pytest.mark.parametrize("public", [False, True])
+async def test_the_log_is_open_only_if_the_operator_says_so(tmp_path: Path, public: bool) -> None:
+    """And then nothing else is."""
+    async with AsyncExitStack() as stack:
+        door = Door(Hub(tmp_path), stack)
+        door.config = msgspec.structs.replace(door.config, log=LogDoor(public=public))
+        await door.open()
+        await door.submit(1)
+        door.log.load(make.NOW)
+        anybody = {"Authorization": ""}
+        status, _, headers = await raw(door, "/log/tile/entries/000.p/1", **anybody)
+        assert status == (200 if public else 401)
+        assert not public or headers["Cache-Control"].startswith("public,")
+        assert (await raw(door, "/log/checkpoint", **anybody))[0] == (404 if public else 401)
+        for path in ("/v1/status", "/v1/feed", "/log", "/logs/checkpoint", "/v1/log/checkpoint"):
+            assert (await raw(door, path, **anybody))[0] == 401
+        for path in ("/log/%2e%2e/v1/status", "/log/tile/%2e%2e/%2e%2e/v1/status"):
+            async with door.http.get(URL(path, encoded=True), headers=anybody) as response:
+                assert response.status == (404 if public else 401)

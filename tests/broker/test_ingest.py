@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker.ingest import Incoming, Outgoing
+from broker.ingest import Incoming
+from broker.outgoing import Outgoing
 from protocol import limits
 from protocol.registry import Member
 from protocol.report import Exercise, Marking, Origin, Report
