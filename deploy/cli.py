@@ -1,8 +1,9 @@
-"""The `kentongan` command: nodes, brokers, sharing policies and the demonstration.
+"""The `kentongan` command: nodes, brokers, sharing policies, evidence and the demonstration.
 
-Exit codes: 0 done; 1 a policy has errors or fails its examples; 2 the operator must change something (one line says
-what); 70 a bug, after which a restart recovers from what is on disk. Logs are JSON lines on standard error; a bug is
-logged by type and place, never with its values, since those could be report content.
+Exit codes: 0 done; 1 a policy has errors or fails its examples, or evidence is false; 2 the operator must change
+something (one line says what); 3 evidence is incomplete; 70 a bug, after which a restart recovers from what is on disk.
+Logs are JSON lines on standard error; a bug is logged by type and place, never with its values, since those could be
+report content.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import broker.cli
 import deploy.policy.cli
+import deploy.proof.cli
 import node.cli
 from protocol import process
 
@@ -24,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     node.cli.add_parser(commands, _approve)
     broker.cli.add_parser(commands)
     deploy.policy.cli.add_parser(commands)
+    deploy.proof.cli.add_parsers(commands)
     demo = commands.add_parser("demo", help="a whole region on this machine, with real incidents")
     demo.add_argument("--keep", action="store_true", help="leave it running and print where it listens")
     demo.add_argument("--data", help="directory for everything it writes (default: a temporary one)")
