@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from broker import store, tables
+from broker.check import check_ledger
 from broker.deliver import Redelivery
 from broker.feed import Feed
 from broker.ingest import Incoming, Ingest, Work
@@ -37,6 +38,8 @@ from tests.federation import open_policy
 from tests.protocol import make
 
 COORDINATOR = "asean-rcert"
+MADE: list[Hub] = []
+"""Those that the running test made; see `conftest.py`."""
 
 
 @dataclass
@@ -61,10 +64,20 @@ class Hub:
         self.core = Ingest(self.store, make.key_of(BROKER), lambda: self.state, random.Random(1).randbytes)
         self.redelivery = Redelivery(self.store, make.key_of(BROKER), lambda: self.state, 10_000)
         self.feed = Feed(self.store, lambda: self.state, lambda: self.now)
+        self.first = dict(self.policies)
+        MADE.append(self)
+
+    def examine(self) -> None:
+        """The ledger holds together, whatever the test did through the broker's own doors."""
+        book = self.state.book if self.policies == self.first else None
+        found = check_ledger(self.store, self.state.registry, book, self.now)
+        lines = [finding.line() for finding in found if not finding.note]
+        assert not lines, lines
 
     def load(self) -> None:
         """Take members and policies as they stand."""
-        self.state = RegionState(make.registry(*self.members), PolicyBook(self.policies.values()))
+        key = make.key_of(BROKER).record(make.NOW - make.DAY, make.NOW + 3650 * make.DAY)
+        self.state = RegionState(make.registry(*self.members, broker_keys=[key]), PolicyBook(self.policies.values()))
 
     @property
     def keys(self) -> KeyRing:

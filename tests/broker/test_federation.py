@@ -39,6 +39,22 @@ def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path, seed: int) -> N
         assert states == {(digest, other) for digest in mine for other in ALL[name]}, "the origin knows who has it"
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_every_step_leaves_stores_that_hold_together(tmp_path: Path, seed: int) -> None:
+    """After each turn of a bad bus with kills, not only once all is quiet, both checks find nothing."""
+    faults = Faults(lose=0.2, repeat=0.2, reorder=0.3, kill=0.1, wipe=0.05)
+    world = Federation(tmp_path, ["id", "jp"], seed=seed, faults=faults, coordinator="asean-rcert")
+    for number in range(12):
+        (answer,) = world.post("id", filing(number, **(RED if number % 3 == 1 else {})))
+        world.post("jp", filing(100 + number))
+        if number % 4 == 3:
+            gone = {"marking": {"tlp": "AMBER"}, "rsit": [{"class": "other"}], "phase": "withdrawn"}
+            world.post("id", {**gone, "report_id": answer["report_id"], "revision": 2})
+        world.turn()
+        world.examine()
+    world.settle()
+
+
 def test_a_wiped_bus_loses_nothing(tmp_path: Path) -> None:
     """Deleting everything that the bus holds, at a moment when it holds submissions and deliveries, loses nothing."""
     world = Federation(tmp_path, ["id", "jp", "sg"])

@@ -34,6 +34,7 @@ def signed(policy: Policy, key: str = "id-cert") -> bytes:
     return publish(policy, "id-cert", make.key_of(key), make.NOW).encode("ascii")
 
 
+@pytest.mark.falsifies
 def test_what_was_published_stays_published_when_its_key_is_revoked(tmp_path: Path) -> None:
     """It grants nothing any more, and no file speaks in its place; a new key publishes the next version."""
     store = Hub(tmp_path).store
