@@ -70,18 +70,23 @@ region = "{region}"
 """
 
 
-def load_keys(config: Config) -> tuple[SigningKey, list[KeyRecord]]:
-    """The broker's signing key and its public records. ConfigError if they do not belong together."""
-    signer = SigningKey.load(config.keys / "signing.pem")
+def load_records(config: Config) -> list[KeyRecord]:
+    """The public records of the broker's keys, without touching a private one. ConfigError if they are not there."""
     path = config.keys / "broker.json"
     try:
-        records = decode(_records, path.read_bytes())
+        return decode(_records, path.read_bytes())
     except FileNotFoundError as exc:
         raise ConfigError(f"{path} is missing: it lists the broker's public keys") from exc
     except ProtocolError as exc:
         raise ConfigError(f"{path}: {exc}") from exc
+
+
+def load_keys(config: Config) -> tuple[SigningKey, list[KeyRecord]]:
+    """The broker's signing key and its public records. ConfigError if they do not belong together."""
+    signer = SigningKey.load(config.keys / "signing.pem")
+    records = load_records(config)
     if all(record.kid != signer.kid for record in records):
-        raise ConfigError(f"{path} does not list the key {signer.kid} of signing.pem")
+        raise ConfigError(f"{config.keys / 'broker.json'} does not list the key {signer.kid} of signing.pem")
     return signer, records
 
 

@@ -1,8 +1,8 @@
 """The composition root: everything is made and wired here, opened in order and closed in reverse.
 
-Guarantees: HTTP serves before the bus is there, and reports are accepted offline; the bus is dialled for as long as the
-process lives; a bug anywhere ends the process with one log line; SIGTERM and SIGINT finish what was taken. One process
-a data directory: a second one is refused.
+Guarantees: what expired while the node was down is hidden before HTTP serves; HTTP serves before the bus is there, and
+reports are accepted offline; the bus is dialled for as long as the process lives; a bug anywhere ends the process with
+one log line; SIGTERM and SIGINT finish what was taken. One process a data directory: a second one is refused.
 """
 
 from __future__ import annotations
@@ -10,30 +10,36 @@ from __future__ import annotations
 import asyncio
 import gc
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from aiohttp import web
 
 from node import config as files
+from node import timers
+from node.api.alarms import Alarms
 from node.api.inbox import Inbox, Listening
 from node.api.policy import Explaining
 from node.api.reports import Reports
 from node.api.server import Operations, make_app
 from node.catchup import Catchup
-from node.config import Config
+from node.config import Config, Hook
 from node.core import NodeCore
 from node.feed import Feed
+from node.lookout import Lookout
 from node.loops import Committer, Link, Receiver, Refresher, Sender, State, Writer, tidy, watch_policy
 from node.metrics import Metrics
 from node.outbox import Outbox
 from node.policies import Exchange
 from node.store import Store
 from node.trust import Trust
+from node.webhook import Target, Webhook, read_webhook_secret
+from node.witness import Witness
+from node.witnessing import Witnessing
 from protocol import process, subjects
 from protocol.bus import NatsBus
 from protocol.door import Tokens, listen, url_of
@@ -103,14 +109,22 @@ class Node:
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
         async with AsyncExitStack() as stack:
-            core = stack.enter_context(_open_core(self._config, self._now, self._rand, self._approve))
+            target = _target(self._config.webhook)
+            core, witness = stack.enter_context(_open_core(self._config, self._now, self._rand, self._approve))
             writer = Writer()
             stack.callback(writer.close)
             state = State()
             stack.push_async_callback(_close_link, state)
             feed = Feed(core.store, asyncio.get_running_loop())
             core.store.on_events = feed.announce
-            metrics = Metrics(outbox=core.outbox, words=core.words, link=lambda: state.connected, now=self._now)
+            metrics = Metrics(
+                outbox=core.outbox,
+                words=core.words,
+                link=lambda: state.connected,
+                now=self._now,
+                alarms=core.open_alarms,
+                overdue=core.overdue,
+            )
             committer = Committer(core, writer, state, metrics)
             refresher = Refresher(core, state, self._config.data / REGION_FILE)
             app = make_app(
@@ -119,10 +133,12 @@ class Node:
                 inbox=Inbox(core, writer, state),
                 listening=Listening(feed),
                 explaining=Explaining(core, self._now),
+                alarms=Alarms(core, writer),
                 operations=Operations(core, writer, state, metrics, self._now),
                 metrics=metrics,
                 on_bug=self._bugs.hear,
             )
+            await timers.hide(core, writer, state)
             async with asyncio.TaskGroup() as group:
                 group.create_task(committer.run())
                 runner = await self._serve(app)
@@ -136,11 +152,22 @@ class Node:
                 group.create_task(watch_policy(core, writer, state, self._config.policy, self._approve))
                 group.create_task(Exchange(core, writer, state).run())
                 group.create_task(tidy(core, writer, state))
+                witnessing = Witnessing(witness, writer, state, metrics, refresher)
+                group.create_task(witnessing.watch())
+                group.create_task(witnessing.prove())
+                for loop in self._timers(core, writer, state, metrics):
+                    group.create_task(loop)
+                sending: list[asyncio.Task[None]] = []
+                if target is not None:
+                    hook = Webhook(target, store=core.store, writer=writer, feed=feed, metrics=metrics, now=self._now)
+                    sending.append(group.create_task(hook.run()))
                 log.info("node.started", url=self.url, member=core.member, backlog=core.outbox.weight)
                 self.started.set()
                 try:
                     await self._stop.wait()
                 finally:
+                    for task in sending:
+                        task.cancel()
                     # Listeners go, then requests end, for which the committer must still be there; then the loops.
                     feed.close()
                     await runner.cleanup()
@@ -197,6 +224,15 @@ class Node:
             on_state=on_state,
         )
 
+    def _timers(
+        self, core: NodeCore, writer: Writer, state: State, metrics: Metrics
+    ) -> list[Coroutine[Any, Any, None]]:
+        return [
+            timers.expire(core, writer, state, self._now),
+            timers.escalate(core, writer, state, metrics, self._config.escalation, self._now),
+            timers.remind(core, state),
+        ]
+
     def _senders(self, core: NodeCore, writer: Writer, state: State) -> list[Sender]:
         def seconds_to(box: Outbox) -> Callable[[], float | None]:
             def seconds() -> float | None:
@@ -230,7 +266,7 @@ class Node:
 @contextmanager
 def _open_core(
     config: Config, now: Callable[[], datetime], rand: Callable[[int], bytes], approve: Approve
-) -> Iterator[NodeCore]:
+) -> Iterator[tuple[NodeCore, Witness]]:
     """Everything that is on this machine: keys, policy, region, store."""
     invitation = load_invitation(config.invitation)
     if invitation.member != config.member:
@@ -263,7 +299,20 @@ def _open_core(
             sealing_keys=[SealingKey.load(path) for path in sorted(config.keys.glob(files.SEALING_KEYS))],
         )
         core.adopt(policy, config.policy.name, lambda: approve(config.policy))
-        yield core
+        witness = Witness(
+            member=config.member,
+            store=store,
+            trust=trust,
+            signer=signer,
+            public=signer.public,
+            lookout=Lookout(store, core.outbox, config.log, now),
+            now=now,
+        )
+        yield core, witness
+
+
+def _target(hook: Hook) -> Target | None:
+    return Target(hook, read_webhook_secret(hook.secret_file)) if hook.url else None
 
 
 async def _close_link(state: State) -> None:

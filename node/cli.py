@@ -1,4 +1,4 @@
-"""`kentongan node …`: make a node, join a region with it, run it.
+"""`kentongan node …`: make a node, join a region with it, run it, see to its alarms.
 
 Private keys are made here and never leave: `member.json` holds public parts only. Nothing is ever overwritten.
 """
@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import secrets
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
 from node import app
+from node.alarms import LONGEST_NAME, clear_alarm
+from node.check import check_node
 from node.config import (
     DEFAULT_PORT,
     FILE,
@@ -25,13 +32,18 @@ from node.config import (
     NATS_SEED,
     SEALING_KEY,
     SIGNING_KEY,
+    Config,
     encode_toml_string,
     find_config,
     load_config,
 )
+from node.reading import open_reader
+from node.store import Store, microseconds
 from node.trust import Trust
+from node.views import iso
 from protocol import natsauth, process
-from protocol.errors import ConfigError, ProtocolError
+from protocol.errors import ConfigError, ProtocolError, Transient
+from protocol.faults import tell
 from protocol.invitation import load_invitation, save_invitation
 from protocol.keys import SigningKey, read_secret, write_secret
 from protocol.parse import convert
@@ -40,6 +52,9 @@ from protocol.sealing import SealingKey
 
 KEY_LIFE: Final = timedelta(days=365)
 MEMBER_FILE: Final = "member.json"
+ENVIRONMENT: Final = "KENTONGAN_TOKEN"
+_PAGE: Final = 500
+_PATIENCE: Final = 30.0
 
 _NODE_TOML: Final = """\
 # The configuration of one Kentongan node. Paths are relative to this file.
@@ -60,8 +75,25 @@ port = {port}
 name = "first"
 sha256 = "{sha256}"
 
+[escalation]                   # minutes after which a report that nobody read is told of, here and at its origin
+enabled = true
+critical = 30                  # a severity score from 90
+high = 120                     # from 70
+medium = 1440                  # from 40, or not stated
+low = 4320
+
+# [webhook]                    # events as signed HTTP requests; how to make the secret stands in docs/operate.md
+# url = "https://soc.example/kentongan"
+# secret_file = "keys/webhook.secret"
+# kinds = ["alarm", "report.unread", "report.unconfirmed"]
+
 [limits]
 backlog = 200000               # reports that may wait for the broker before new ones are refused
+
+[log]                          # minutes on the link after which the broker's silence is an alarm
+stalled_minutes = 10           # something that it promised is under no checkpoint, or not proven
+unwitnessed_minutes = 15       # a checkpoint does not get its quorum of witnesses
+receipt_minutes = 10           # a submission has no receipt
 """
 
 _POLICY_TOML: Final = """\
@@ -141,6 +173,17 @@ def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None
     join.add_argument("dir", type=Path)
     join.add_argument("invitation", type=Path)
     join.set_defaults(run=lambda args: _join(args.dir, args.invitation))
+    alarms = commands.add_parser("alarms", help="list alarms, or note that one was dealt with")
+    alarms.add_argument("place", type=Path, metavar="DIR|node.toml")
+    alarms.add_argument("--all", action="store_true", help="also those that were cleared")
+    alarms.add_argument("--clear", type=int, metavar="ID", help="note that this one was dealt with")
+    alarms.add_argument("--by", help="who dealt with it")
+    alarms.add_argument("--token", help=f"to clear while the node runs; default: {ENVIRONMENT} of the environment")
+    alarms.set_defaults(run=_alarms)
+    check = commands.add_parser("check", help="hold everything that the node has stored to what was signed")
+    check.add_argument("place", type=Path, metavar="DIR|node.toml")
+    check.add_argument("--json", action="store_true", help="a JSON object a line")
+    check.set_defaults(run=lambda args: _check(args.place, as_json=args.json))
     run = commands.add_parser("run", help="run the node until SIGTERM")
     run.add_argument("place", type=Path, metavar="DIR|node.toml")
     run.set_defaults(run=lambda args: app.run(load_config(find_config(args.place)), approve))
@@ -220,6 +263,89 @@ def _join(place: Path, invitation_file: Path) -> int:
     members = len(trust.registry.members)
     print(f"{config.member} joined {trust.registry.region.region} ({members} members): `kentongan node run {place}`")
     return 0
+
+
+def _alarms(args: argparse.Namespace) -> int:
+    config = load_config(find_config(args.place))
+    if args.clear is not None:
+        if not args.by or len(args.by) > LONGEST_NAME:
+            raise ConfigError(f"say who dealt with it: --by NAME, of at most {LONGEST_NAME} characters")
+        _clear(config, args.clear, args.by, args.token or os.environ.get(ENVIRONMENT, ""))
+        print(f"alarm {args.clear} is cleared")
+        return 0
+    with closing(open_reader(config.data)) as store, store.read() as reads:
+        after, shown = 0, 0
+        while rows := reads.alarms_page(after, _PAGE, cleared=args.all):
+            for row in rows:
+                print(_alarm_text(row))
+            after, shown = rows[-1].id, shown + len(rows)
+    if not shown:
+        print("no alarms" if args.all else "no open alarms")
+    return 0
+
+
+def _alarm_text(row: Any) -> str:
+    facts = " ".join(f"{name}={value}" for name, value in msgspec.json.decode(row.facts).items() if value is not None)
+    text = f"{row.id}: {row.about}, {row.kind}: {row.times} times from {iso(row.first_at)} to {iso(row.last_at)}"
+    cleared = f"; cleared {iso(row.cleared_at)} by {row.cleared_by}" if row.cleared_at is not None else ""
+    return f"{text}; {facts}{cleared}" if facts else text + cleared
+
+
+def _clear(config: Config, number: int, by: str, token: str) -> None:
+    """Ask the node if it runs, for it alone writes then; else write."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(process.alone(config.data))
+        except ConfigError:
+            return _ask_to_clear(config, number, by, token)
+        store = stack.enter_context(closing(Store.open(config.data)))
+        try:
+            with store.write() as tx:
+                clear_alarm(tx, number, by, microseconds(datetime.now(UTC)))
+        except ProtocolError as exc:
+            raise ConfigError(f"alarm {number}: {exc.detail}") from exc
+    return None
+
+
+def _ask_to_clear(config: Config, number: int, by: str, token: str) -> None:
+    if not token:
+        raise ConfigError(f"the node runs: give one of its tokens with --token or in {ENVIRONMENT}")
+    url = (config.data / app.URL_FILE).read_text(encoding="ascii").strip()
+    parts = urlsplit(url)
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=_PATIENCE)
+    try:
+        connection.request("POST", f"/v1/alarms/{number}/clear", msgspec.json.encode({"by": by}), headers)
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, HTTPException) as exc:
+        raise Transient(f"the node runs but does not answer at {url}: try again") from exc
+    finally:
+        connection.close()
+    if response.status != HTTPStatus.OK:
+        detail = msgspec.json.decode(body).get("detail", "") if body else ""
+        raise ConfigError(f"the node at {url} refuses: {response.status} {detail}")
+
+
+def _check(place: Path, *, as_json: bool) -> int:
+    config = load_config(find_config(place))
+
+    def progress(what: str, rows: int) -> None:
+        if rows >= 10_000 and rows % 10_000 < 100:
+            print(f"{what}: {rows}", file=sys.stderr)
+
+    with closing(open_reader(config.data)) as store:
+        findings = check_node(store, config.member, _trust(config), datetime.now(UTC), progress)
+        return tell(findings, print, as_json=as_json)
+
+
+def _trust(config: Config) -> Trust:
+    """The region as the node last took it from its broker, or else from its invitation."""
+    invitation = load_invitation(config.invitation)
+    trust = Trust(invitation.broker_keys, invitation.region, lambda: datetime.now(UTC))
+    with suppress(FileNotFoundError, ProtocolError):
+        trust.update((config.data / app.REGION_FILE).read_bytes())
+    return trust
 
 
 def _write_new(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ file. Has no defaults that depend on the machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -37,8 +37,43 @@ class Limits(Section, frozen=True, kw_only=True):
     backlog: Annotated[int, Meta(ge=1)] = 200_000
 
 
+Minutes = Annotated[float, Meta(gt=0, le=10_080)]
+
+
+class Log(Section, frozen=True, kw_only=True):
+    """After how much time on the link something about the broker's log is an alarm."""
+
+    unwitnessed_minutes: Minutes = 15.0
+    stalled_minutes: Minutes = 10.0
+    receipt_minutes: Minutes = 10.0
+
+
 class Bus(Section, frozen=True, kw_only=True):
     ca_file: Path | None = None
+
+
+WholeMinutes = Annotated[int, Meta(ge=1, le=525_600)]
+
+
+class Escalation(Section, frozen=True, kw_only=True):
+    """Minutes after which a report that nobody read is told of, by its severity."""
+
+    enabled: bool = True
+    critical: WholeMinutes = 30
+    high: WholeMinutes = 120
+    medium: WholeMinutes = 1_440
+    low: WholeMinutes = 4_320
+
+
+EventKind = Annotated[str, Meta(pattern=r"^[a-z]+(\.[a-z]+)?$(?!\n)")]
+
+
+class Hook(Section, frozen=True, kw_only=True):
+    """Where events are sent to as they happen; nowhere without a `url`."""
+
+    url: Annotated[str, Meta(pattern=r"^(https?://[^\s/]+(/\S*)?)?$(?!\n)")] = ""
+    secret_file: Path = Path("keys/webhook.secret")
+    kinds: Annotated[tuple[EventKind, ...], Meta(min_length=1)] = ("alarm", "report.unread", "report.unconfirmed")
 
 
 class _File(Settings, frozen=True, kw_only=True):
@@ -52,6 +87,9 @@ class _File(Settings, frozen=True, kw_only=True):
     http: Http = Http()
     limits: Limits = Limits()
     nats: Bus = Bus()
+    log: Log = Log()
+    escalation: Escalation = Escalation()
+    webhook: Hook = Hook()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +107,9 @@ class Config:
     http: Http
     tokens: tuple[Token, ...]
     backlog: int
+    log: Log = field(default_factory=Log)
+    escalation: Escalation = field(default_factory=Escalation)
+    webhook: Hook = field(default_factory=Hook)
 
 
 def load_config(path: Path) -> Config:
@@ -86,6 +127,9 @@ def load_config(path: Path) -> Config:
         http=file.http,
         tokens=tuple(file.token),
         backlog=file.limits.backlog,
+        log=file.log,
+        escalation=file.escalation,
+        webhook=file.webhook,
     )
 
 

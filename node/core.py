@@ -15,6 +15,9 @@ import msgspec
 from msgspec import UNSET
 
 from node import tables
+from node.alarms import clear_alarm
+from node.config import Escalation
+from node.escalation import Told, next_due, nothing_owed, tell_overdue
 from node.filing import Reply, Round
 from node.granting import granted_too_much
 from node.intake import Posting
@@ -347,10 +350,66 @@ class NodeCore:
             )
             number, _ = write_confirmation(tx, confirmation, self._signer, at)
             tx.set(tables.inbox, "digest", [{"digest": row.digest, "state": state, "state_at": at}])
+            nothing_owed(tx, [(row.digest, row.origin)])
             event = {"report_id": row.report_id, "revision": row.revision, "digest": row.digest, "state": state}
             tx.event("report.state", event, at)
         self.words.add(number, now, now)
         return Said(row.report_id, row.revision, row.digest, state, now, replayed=False)
+
+    # --- the passing of time, and of alarms
+
+    def expire(self) -> int:
+        """Hide what has expired of others' reports, and confirm it to their origins; call again until it is 0.
+
+        Raises:
+            Transient: the disk is full; nothing was hidden.
+        """
+        now = self._now()
+        with self.store.write() as tx:
+            taken = self._clerk(tx, now).expire()
+        for number in taken.to_send:
+            self.words.add(number, now, now)
+        return taken.counts.total()
+
+    def next_expiry(self) -> datetime | None:
+        """When the next of others' reports expires."""
+        with self.store.read() as reads:
+            at = reads.next_expiry()
+        return None if at is None else instant(at)
+
+    def escalate(self, limits: Escalation) -> Told:
+        """Tell of reports that nobody reads, here or at their recipients; call again until nothing is looked at.
+
+        Raises:
+            Transient: the disk is full; nothing was told.
+        """
+        with self.store.write() as tx:
+            return tell_overdue(tx, limits, microseconds(self._now()))
+
+    def next_escalation(self, limits: Escalation) -> datetime | None:
+        """When the next report becomes overdue."""
+        with self.store.read() as reads:
+            at = next_due(reads, limits)
+        return None if at is None else instant(at)
+
+    def overdue(self) -> dict[tuple[str, str], int]:
+        """How many readings are overdue, by side and severity."""
+        with self.store.read() as reads:
+            return reads.overdue(microseconds(self._now()))
+
+    def open_alarms(self) -> dict[str, int]:
+        """How many alarms are open, by reason."""
+        with self.store.read() as reads:
+            return reads.open_alarms()
+
+    def clear_alarm(self, number: int, by: str) -> bool:
+        """Note that a person has dealt with an alarm; False if it was cleared before.
+
+        Raises:
+            ProtocolError: UNKNOWN_PATH.
+        """
+        with self.store.write() as tx:
+            return clear_alarm(tx, number, by, microseconds(self._now()))
 
     def tidy(self) -> None:
         """Drop what is only kept for a while."""

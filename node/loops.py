@@ -106,6 +106,7 @@ class State:
         self._bells = [self.filed, self.said, self.linked, self.idle]
         self._on_link: list[Wake] = []
         self._on_policy: list[Wake] = []
+        self._on_arrival: list[Wake] = []
 
     @property
     def connected(self) -> bool:
@@ -125,6 +126,15 @@ class State:
     def on_policy(self, bell: Wake) -> None:
         """Ring this bell whenever the own policy changes."""
         self._on_policy.append(bell)
+
+    def on_arrival(self, bell: Wake) -> None:
+        """Ring this bell whenever messages were taken in."""
+        self._on_arrival.append(bell)
+
+    def ring_arrival(self) -> None:
+        """Messages were taken in."""
+        for bell in self._on_arrival:
+            bell.ring()
 
     def ring_policy(self) -> None:
         """The own policy has changed."""
@@ -319,6 +329,7 @@ class Receiver:
         taken = await self._writer.run(self._core.take_in, opened)
         if taken.to_send:
             self._state.said.ring()
+        self._state.ring_arrival()
         await link.ack([message for index, message in enumerate(messages) if index not in left])
         self._metrics.count(taken.counts)
         for seconds in taken.seconds:

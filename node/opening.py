@@ -93,6 +93,8 @@ class Arrival:
     incident_id: str
     phase: str
     tlp: str
+    severity: int | None
+    expires_at: datetime | None
     received_at: datetime
     """When the broker received it."""
     presentation: str
@@ -284,12 +286,13 @@ def _judge(
         return turned(_refusal(Reason.WRONG_MEMBER, "$.origin.jurisdiction", "not the jurisdiction of its signer"))
     if header.exercise is not UNSET:
         return turned(_refusal(Reason.EXERCISE_MIXED, "$.exercise", "this is a live node"))
+    facts = facts_of(header)
     if header.phase == "withdrawn":
         # Refusing to hear that a report is withdrawn would only keep what its origin takes back.
         outcome = _HEADER_ALONE
     else:
         circles = bench.registry.circles
-        outcome = import_gate(facts_of(header), bench.jurisdiction, bench.book, bench.now, circles)
+        outcome = import_gate(facts, bench.jurisdiction, bench.book, bench.now, circles)
     units = report.units()
     withheld = tuple(explain(outcome, *units))
     if not outcome.granted:
@@ -308,6 +311,8 @@ def _judge(
         incident_id=str(header.incident_id),
         phase=header.phase,
         tlp=header.marking.tlp,
+        severity=facts.severity,
+        expires_at=facts.expires_at,
         received_at=received_at,
         presentation=present(jws, [texts]),
         view=msgspec.json.encode({**msgspec.to_builtins(header), "body": body}),

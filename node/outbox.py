@@ -94,6 +94,13 @@ class Outbox:
             if found is not None:
                 self.weight -= found.weight
 
+    def __contains__(self, number: int) -> bool:
+        return number in self._waiting
+
+    def on_its_way(self) -> set[int]:
+        """What the bus stored at the last attempt, and nobody has answered yet."""
+        return {number for number, found in self._waiting.items() if found.attempts and not found.failed}
+
     def next_due(self) -> datetime | None:
         """When something is due next."""
         while self._heap:

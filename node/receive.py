@@ -17,6 +17,9 @@ import msgspec
 from msgspec import UNSET
 
 from node import tables
+from node.alarms import raise_alarm
+from node.escalation import DONE, expect_readers, expect_reading, nothing_owed
+from node.expiry import EXPIRED, content_of, hide_expired, hide_withdrawn, last_expired
 from node.opening import Arrival, Bad, Parcel, Piece, Turned
 from node.store import Tx, microseconds, rows_by
 from protocol import limits
@@ -42,18 +45,6 @@ from protocol.statements import (
 _encode: Final = msgspec.json.encode
 _STOPPED: Final = "stopped"
 _DELIVERED: Final = "delivered"
-
-
-_NO_CONTENT: Final[dict[str, Any]] = {"presentation": "", "view": b"null", "withheld": b"[]"}
-
-
-def _content(item: Arrival, ended: dict[str, int]) -> dict[str, Any]:
-    """What of a report is stored: nothing of a revision that was withdrawn before it arrived."""
-    withdraws = item.phase == "withdrawn"
-    if item.revision < ended.get(item.report_id, 0):
-        return {**_NO_CONTENT, "withdrawn": withdraws}
-    held = {"presentation": item.presentation, "view": item.view, "withheld": _encode(item.withheld)}
-    return {**held, "withdrawn": withdraws}
 
 
 @dataclass(slots=True)
@@ -116,7 +107,7 @@ class Clerk:
 
     def _alarm(self, about: str, reason: str, **facts: Any) -> None:
         self.taken.counts["alarm", reason] += 1
-        self._tx.event("alarm", {"about": about, "reason": reason, **facts}, self._at)
+        raise_alarm(self._tx, about, reason, self._at, **facts)
 
     def _bad(self, bad: Bad) -> None:
         error = bad.error
@@ -144,6 +135,7 @@ class Clerk:
             elif held is None:
                 seen[receipt.submission] = jws
                 self._receipt(row, jws, receipt)
+                expect_readers(self._tx, row.id, receipt, self._at)
             elif held != jws:
                 self._alarm("receipt", Reason.CONTENT_CHANGED.value, submission=receipt.submission)
 
@@ -236,6 +228,8 @@ class Clerk:
             if rows:
                 self._keep("confirmation", jws)
                 self._tx.add(tables.confirmed, rows)
+            if item.state in DONE:
+                nothing_owed(self._tx, [(row["report"], item.iss) for row in rows])
 
     def _stopped(self, letters: dict[str, Stopped]) -> None:
         """Kept beside the recipients' own words: the broker's, that one of them will not get it."""
@@ -251,6 +245,7 @@ class Clerk:
             said = {"member": item.member, "state": _STOPPED, "at": microseconds(item.at)}
             rest = {"refusal": _encode(item.refusal), "statement": statement}
             self._tx.add(tables.confirmed, [{"report": digest, **said, **rest} for digest in fresh])
+            nothing_owed(self._tx, [(digest, item.member) for digest in fresh])
             self.taken.counts["stopped", item.refusal.reason] += len(fresh)
             for digest in fresh:
                 ids = {"report_id": own[digest].report_id, "revision": own[digest].revision, "digest": digest}
@@ -318,7 +313,7 @@ class Clerk:
             self._expect(leaf, entry, "delivery", statement)
         self._store(fresh, delivery, statement)
         self._turn_away(turned, delivery, statement)
-        self._repeat(repeated, delivery)
+        self._repeat(repeated, delivery, statement)
 
     def _check_ids(
         self, contents: Sequence[Arrival | Turned | Bad], held: dict[str, Any]
@@ -357,7 +352,8 @@ class Clerk:
         by_origin: dict[str, list[Arrival]] = {}
         for item in unique.values():
             by_origin.setdefault(item.origin, []).append(item)
-        ended = self._withdrawn(list(unique.values()))
+        ended = hide_withdrawn(self._tx, list(unique.values()), self._at)
+        expired = last_expired(self._tx, list(unique.values()), self._now)
         for origin, items in by_origin.items():
             names = self._sign(origin, [item.digest for item in items], "received", delivery.id)
             rows: list[dict[str, Any]] = []
@@ -374,7 +370,7 @@ class Clerk:
                         "jurisdiction": item.jurisdiction,
                         "received_at": self._at,
                         "broker_received_at": microseconds(item.received_at),
-                        **_content(item, ended),
+                        **content_of(item, ended, expired, self._at),
                         "undisclosed": item.undisclosed,
                         "delivery": delivery.id,
                         "statement": statement,
@@ -388,23 +384,16 @@ class Clerk:
                 self._tx.event("report.received", {**ids, **facts}, self._at)
             self._tx.add(tables.inbox, rows)
         self.taken.counts["received", ""] += len(unique)
+        if expired:
+            self.expire()
+        expect_reading(self._tx, list(unique.values()), self._at)
 
-    def _withdrawn(self, fresh: Sequence[Arrival]) -> dict[str, int]:
-        """Erase what the origin takes back; per withdrawn report, the revision that withdrew it.
-
-        The fact that there was a report stays, its content does not; what of it arrives late is not stored either.
-        """
-        here = self._tx.inbox_by("report_id", {item.report_id for item in fresh})
-        ended = {row.report_id: row.revision for row in here if row.withdrawn}
-        for item in fresh:
-            if item.phase == "withdrawn":
-                ended[item.report_id] = max(item.revision, ended.get(item.report_id, 0))
-        erased = [row for row in here if row.presentation and row.revision < ended.get(row.report_id, 0)]
-        self._tx.set(tables.inbox, "digest", [{"digest": row.digest, **_NO_CONTENT} for row in erased])
-        for row in erased:
-            ids = {"report_id": row.report_id, "revision": row.revision, "digest": row.digest}
-            self._tx.event("report.withdrawn", {**ids, "origin": row.origin}, self._at)
-        return ended
+    def expire(self) -> TakenIn:
+        """Hide what has expired of others' reports, and say so to their origins."""
+        for origin, digests in hide_expired(self._tx, self._at).items():
+            self._sign(origin, digests, EXPIRED, None)
+            self.taken.counts[EXPIRED, ""] += len(digests)
+        return self.taken
 
     def _turn_away(self, turned: Sequence[Turned], delivery: Delivery, statement: str) -> None:
         groups: dict[tuple[str, bytes], list[Turned]] = {}
@@ -434,7 +423,7 @@ class Clerk:
                 if item.alarm:
                     self._alarm("delivery", refusal.reason, origin=origin, path=refusal.path, detail=refusal.detail)
 
-    def _repeat(self, rows: Sequence[Any], delivery: Delivery) -> None:
+    def _repeat(self, rows: Sequence[Any], delivery: Delivery, statement: str) -> None:
         """Confirm again what came again: the same bytes, or for another delivery a new statement."""
         again = {row.confirmation for row in rows if row.delivery == delivery.id}
         sent = [row.id for row in self._tx.confirmations_by("digest", again)]
@@ -449,7 +438,8 @@ class Clerk:
             if packed is not None:
                 raise AssertionError("a refusal for another delivery is signed as a new one")
             names = self._sign(origin, digests, "received", delivery.id)
-            updates = [{"digest": d, "delivery": delivery.id, "confirmation": names[d]} for d in digests]
+            came = {"delivery": delivery.id, "statement": statement}
+            updates = [{"digest": d, **came, "confirmation": names[d]} for d in digests]
             self._tx.set(tables.inbox, "digest", updates)
 
     def _sign(

@@ -1,8 +1,9 @@
-"""What a node holds on disk; the only file of the node that speaks SQL.
+"""What a node holds on disk; with `due.py`, the only file of the node that speaks SQL.
 
 Guarantees: `write` is one transaction, on disk when it returns (SQLite WAL, synchronous=FULL) or not there at all;
 events get gapless-by-order numbers and are announced only after the commit, in their order. Refuses: a database of a
-newer schema (ConfigError). A full or busy disk is `Transient`: nothing was committed, try again.
+newer schema (ConfigError). A full or busy disk is `Transient`: nothing was committed, try again. What was erased is
+overwritten in the file, and after `scrub` it is not in the write-ahead log either.
 
 One thread writes (the caller sees to that), so row numbers come from counters in memory; reads may run beside it.
 Times are microseconds since 1970. The tables stand in `tables.py`.
@@ -11,7 +12,7 @@ Times are microseconds since 1970. The tables stand in `tables.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import (
     Connection,
+    Engine,
     Row,
     Table,
     bindparam,
@@ -34,7 +36,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import OperationalError
 
+from node.due import Due, Over
+from node.due import any_of as _in
 from node.tables import (
+    alarms,
+    checkpoints,
     confirmations_out,
     confirmed,
     events,
@@ -52,9 +58,10 @@ from node.tables import (
 )
 from protocol.errors import ConfigError, Transient
 
-SCHEMA: Final = 1
-_IN: Final = 500
-"""Values in one IN list: below what any database takes."""
+SCHEMA: Final = 2
+_LONG_WAIT: Final = 5_000
+_SHORT_WAIT: Final = 100
+"""Milliseconds."""
 _CONTENT: Final = frozenset({"filing", "disclosures", "held_back"})
 _PASSING: Final = {"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR"}
 
@@ -64,6 +71,7 @@ _NUMBERED: Final = (
     (inbox, "seq"),
     (confirmations_out, "id"),
     (events, "seq"),
+    (alarms, "id"),
 )
 
 
@@ -87,18 +95,8 @@ class Event:
     at: int
 
 
-def _in(column: Any, values: Collection[Any]) -> Iterator[Any]:
-    """Conditions that together say `column in values`."""
-    listed = list(values)
-    for start in range(0, len(listed), _IN):
-        yield column.in_(listed[start : start + _IN])
-
-
-class Reads:
+class Reads(Due):
     """Queries; on a connection that shows one state of the database."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._db = connection
 
     def _by(self, table: Table, column: str, values: Collection[Any]) -> list[Row[Any]]:
         return [
@@ -158,6 +156,47 @@ class Reads:
         """What must be in the log, by `leaf` or by `name`."""
         return self._by(leaves, column, values)
 
+    def waiting_leaves(self, start: int, end: int, limit: int, *, state: str = "waiting") -> list[int]:
+        """Leaves in a state, from `start` up to before `end`, in order."""
+        query = select(leaves.c.leaf).where(leaves.c.state == state, leaves.c.leaf >= start, leaves.c.leaf < end)
+        return [row[0] for row in self._db.execute(query.order_by(leaves.c.leaf).limit(limit))]
+
+    def oldest_leaf(self, start: int, end: int) -> Row[Any] | None:
+        """Of the leaves that wait, from `start` up to before `end`, the one that does so for the longest."""
+        query = select(leaves).where(leaves.c.state == "waiting", leaves.c.leaf >= start, leaves.c.leaf < end)
+        return self._db.execute(query.order_by(leaves.c.at, leaves.c.leaf).limit(1)).one_or_none()
+
+    def unproven(self) -> dict[str, int]:
+        """How many leaves are waiting, and how many missing."""
+        query = select(leaves.c.state, func.count()).where(leaves.c.state.in_(("waiting", "missing")))
+        found = {str(row[0]): int(row[1]) for row in self._db.execute(query.group_by(leaves.c.state))}
+        return {"waiting": 0, "missing": 0, **found}
+
+    def checkpoint(self, size: int) -> Row[Any] | None:
+        """The verified checkpoint of that size."""
+        return self._db.execute(select(checkpoints).where(checkpoints.c.size == size)).one_or_none()
+
+    def newest_checkpoint(self, *, published: bool = False) -> Row[Any] | None:
+        """The largest verified checkpoint, or the largest that a quorum has cosigned."""
+        query = select(checkpoints).order_by(checkpoints.c.size.desc()).limit(1)
+        if published:
+            query = query.where(checkpoints.c.published.is_not(None))
+        return self._db.execute(query).one_or_none()
+
+    def submission_names(self, numbers: Collection[int]) -> dict[int, str]:
+        """The digests of submissions by their numbers."""
+        query = select(submissions.c.id, submissions.c.digest)
+        return {row[0]: row[1] for c in _in(submissions.c.id, numbers) for row in self._db.execute(query.where(c))}
+
+    def statements_by(self, digests: Collection[str]) -> list[Row[Any]]:
+        """Statements of others, as they signed them."""
+        return self._by(statements, "digest", digests)
+
+    def count_statements(self, kind: str) -> int:
+        """How many statements of a kind are here."""
+        query = select(func.count()).select_from(statements).where(statements.c.kind == kind)
+        return int(self._db.execute(query).scalar_one())
+
     def own_page(self, after: int, limit: int) -> list[Row[Any]]:
         """Own revisions in the order of filing, without their content."""
         chosen = [column for column in own_reports.c if column.name not in _CONTENT]
@@ -205,14 +244,21 @@ class Reads:
         query = select(events).where(events.c.seq > seq).order_by(events.c.seq).limit(limit)
         return [Event(*row) for row in self._db.execute(query)]
 
+    def events_of(self, kinds: Collection[str], seq: int, limit: int) -> list[Event]:
+        """The events of some kinds from a place on."""
+        query = select(events).where(events.c.seq > seq, events.c.kind.in_(list(kinds)))
+        return [Event(*row) for row in self._db.execute(query.order_by(events.c.seq).limit(limit))]
 
-class Tx(Reads):
+
+class Tx(Reads, Over):
     """Writes within one transaction."""
 
     def __init__(self, connection: Connection, last: dict[str, int]) -> None:
         super().__init__(connection)
         self.last = last
         self.events: list[Event] = []
+        self.erased = False
+        """To be set by whoever empties what must not come back, see `Store.scrub`."""
 
     def number(self, table: Table) -> int:
         """The next row number of a table."""
@@ -246,6 +292,11 @@ class Tx(Reads):
         """Drop idempotency keys of before that time."""
         self._db.execute(delete(idempotency).where(idempotency.c.at < before))
 
+    def forget_checkpoints(self, keep: int, but: int) -> None:
+        """Drop all checkpoints but the newest `keep` and the one of size `but`."""
+        last = select(checkpoints.c.size).order_by(checkpoints.c.size.desc()).offset(keep).limit(1).scalar_subquery()
+        self._db.execute(delete(checkpoints).where(checkpoints.c.size <= last, checkpoints.c.size != but))
+
     def flush(self) -> None:
         """Write what was collected."""
         self.add(events, [{"seq": e.seq, "kind": e.kind, "data": e.data, "at": e.at} for e in self.events])
@@ -254,7 +305,7 @@ class Tx(Reads):
 class Store:
     """The database of one node. Made with a URL so that another database can take its place."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, readonly: bool = False) -> None:
         # Parameters hold report content, and errors end up in logs.
         self._engine = create_engine(url, hide_parameters=True, pool_size=4, max_overflow=4)
         if self._engine.dialect.name == "sqlite":
@@ -262,6 +313,11 @@ class Store:
             event.listen(self._engine, "begin", _begin_sqlite)
         self.on_events: Callable[[Sequence[Event]], None] = _ignore
         """Called on the writing thread after each commit that made events."""
+        self.unscrubbed = True
+        """Whether something was erased since `scrub`; a process that was killed may have left that open."""
+        self._last: dict[str, int] = {}
+        if readonly:
+            return
         with self._engine.begin() as connection:
             meta.create(connection, checkfirst=True)
             _check_schema(connection)
@@ -294,6 +350,7 @@ class Store:
                 raise Transient("the disk takes no more for now") from exc
             raise
         self._last = tx.last
+        self.unscrubbed |= tx.erased
         if tx.events:
             self.on_events(tx.events)
 
@@ -302,6 +359,30 @@ class Store:
         """Queries that see one state of the database."""
         with self._engine.connect() as connection, connection.begin():
             yield Reads(connection)
+
+    def scrub(self) -> bool:
+        """Take what was erased out of the write-ahead log; False if a reader is in the way: call again."""
+        if self._engine.dialect.name != "sqlite":
+            self.unscrubbed = False
+            return True
+        # Not through a transaction, in which there is no checkpoint; and the writer must not wait long for readers.
+        with closing(self._engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            cursor.execute(f"PRAGMA busy_timeout={_SHORT_WAIT}")
+            try:
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                (busy, *_) = cursor.fetchone() or (1,)
+                self.unscrubbed = bool(busy)
+            except self._engine.dialect.loaded_dbapi.OperationalError:
+                self.unscrubbed = True
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout={_LONG_WAIT}")
+        return not self.unscrubbed
+
+    @property
+    def engine(self) -> Engine:
+        """The database, for `reading`."""
+        return self._engine
 
     @property
     def last_event(self) -> int:
@@ -320,7 +401,8 @@ def _ignore(found: Sequence[Event]) -> None:
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
     # The driver's own transaction handling begins late and only for writes; `_begin_sqlite` does it instead.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000", "secure_delete=ON"):
+    settings = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
+    for pragma in (*settings, f"busy_timeout={_LONG_WAIT}"):
         connection.execute(f"PRAGMA {pragma}")
 
 
@@ -332,6 +414,10 @@ def _check_schema(connection: Connection) -> None:
     found = connection.execute(select(meta.c.value).where(meta.c.name == "schema")).scalar()
     if found is None:
         connection.execute(insert(meta), [{"name": "schema", "value": str(SCHEMA)}])
+    elif int(found) < SCHEMA:
+        raise ConfigError(
+            f"the database has schema {found}, from before the log: make a new node directory"
+        )
     elif int(found) > SCHEMA:
         raise ConfigError(f"the database has schema {found}, this program knows {SCHEMA}: install the newer version")
 

@@ -11,7 +11,10 @@ statements         verified statements of others (deliveries, confirmations, lin
 links              pairs of reports that are about the same thing
 idempotency        answers by idempotency key
 leaves             what must be in the broker's log: own receipts, others' deliveries; with the proof once it is there
+checkpoints        of the broker's log, as this node verified them: each continues the one before it
 events             the feed
+alarms             what should never happen and did, until a person clears it
+escalations        reports that nobody has read yet: here, or at the members to which an own report went
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 metadata = MetaData()
@@ -106,6 +110,8 @@ inbox = Table(
     Column("confirmation", String(43), nullable=False),
     Column("state", String(16), nullable=False),
     Column("state_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, index=True),
+    Column("expired_at", BigInteger),
     Index("inbox_by_id", "report_id", "revision", unique=True),
 )
 refused = Table(
@@ -173,7 +179,19 @@ leaves = Table(
     Column("state", String(12), nullable=False),
     Column("at", BigInteger, nullable=False),
     Column("proof", Text),
+    Column("proven_at", BigInteger),
     Index("leaves_by_state", "state", "leaf"),
+)
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("size", _Id, primary_key=True, autoincrement=False),
+    Column("root", LargeBinary(32), nullable=False),
+    Column("note", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("cosigned_at", BigInteger),
+    Column("published", Text),
+    Column("published_at", BigInteger),
 )
 events = Table(
     "events",
@@ -182,4 +200,36 @@ events = Table(
     Column("kind", String(32), nullable=False),
     Column("data", LargeBinary, nullable=False),
     Column("at", BigInteger, nullable=False),
+)
+_OPEN = text("cleared_at IS NULL")
+alarms = Table(
+    "alarms",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=False),
+    Column("key", String(200), nullable=False),
+    Column("about", String(32), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    Column("times", Integer, nullable=False),
+    Column("facts", LargeBinary, nullable=False),
+    Column("cleared_at", BigInteger),
+    Column("cleared_by", String(64)),
+    Index("alarms_open", "key", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
+)
+escalations = Table(
+    "escalations",
+    metadata,
+    Column("digest", String(43), primary_key=True),
+    Column("report_id", String(36), nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("side", String(9), nullable=False),
+    Column("severity", String(8), nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("until", BigInteger),
+    Column("waiting", LargeBinary, nullable=False),
+    Column("members", Integer, nullable=False),
+    Column("told_at", BigInteger),
+    Index("escalations_by_id", "report_id", "revision"),
+    Index("escalations_due", "told_at", "severity", "since"),
 )

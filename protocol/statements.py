@@ -148,7 +148,7 @@ class Delivery(_Statement, frozen=True, kw_only=True):
     """One an item, in their order: what of its submission was granted to this recipient."""
 
 
-State = Literal["received", "refused", "read", "acting", "closed"]
+State = Literal["received", "refused", "read", "acting", "closed", "expired"]
 
 
 class Confirmation(_Statement, frozen=True, kw_only=True):

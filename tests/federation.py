@@ -19,17 +19,28 @@ import msgspec
 
 from broker import store as broker_store
 from broker import tables
+from broker.check import check_ledger
 from broker.deliver import Redelivery
-from broker.ingest import Incoming, Ingest, Outgoing
+from broker.ingest import Incoming, Ingest
+from broker.log import Log
 from broker.members import RegionState
 from broker.notices import missed
+from broker.outgoing import Outgoing
 from node.catchup import read_answer
+from node.check import check_node
+from node.config import Log as LogSettings
 from node.core import NodeCore
 from node.intake import Posting, read_item
+from node.lookout import Lookout
 from node.store import Store as NodeStore
 from node.trust import Trust
+from node.views import proof_text
+from node.witness import Answer, Question, Witness
 from protocol.errors import ProtocolError
 from protocol.keys import SigningKey
+from protocol.logproof import parse_proof
+from protocol.logrpc import ConsistencyRequest, CosignRequest, NextRequest, ProveRequest
+from protocol.notes import open_checkpoint
 from protocol.policy import Policy, PolicyBook
 from protocol.registry import Member, Region, Registry, sign_region
 from protocol.sealing import SealingKey
@@ -112,6 +123,7 @@ class Federation:
         self.status = dict.fromkeys(self.jurisdictions, "active")
         for name in [*self.jurisdictions, *([self.coordinator] if self.coordinator else [])]:
             self.policies.setdefault(name, open_policy(name))
+        self._first = dict(self.policies)
         self.intake: list[tuple[str, Parcel]] = []
         self.inboxes: dict[str, list[Parcel]] = {name: [] for name in self.jurisdictions}
         self.accepted: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -121,6 +133,7 @@ class Federation:
         self.broker: Ingest
         self.start_broker()
         self.nodes: dict[str, NodeCore] = {}
+        self.witnesses: dict[str, Witness] = {}
         for name in self.jurisdictions:
             self.start_node(name)
 
@@ -155,6 +168,8 @@ class Federation:
         self.ledger = broker_store.Store(broker_store.open_engine(f"sqlite:///{self.directory / 'ledger.db'}"))
         self.broker = Ingest(self.ledger, self.broker_key, lambda: self.state, self.rng.randbytes)
         self.redelivery = Redelivery(self.ledger, self.broker_key, lambda: self.state, 10_000)
+        self.log = Log(self.ledger, self.broker_key, self.broker_key.public, lambda: self.state)
+        self.log.load(self.clock.now)
 
     def start_node(self, name: str) -> None:
         """Open a node's store as a started process does."""
@@ -170,6 +185,19 @@ class Federation:
             now=self.clock,
             rand=self.rng.randbytes,
             sealing_keys=[self.sealing[name]],
+        )
+        self.witnesses[name] = self._witness(name)
+
+    def _witness(self, name: str) -> Witness:
+        node, key = self.nodes[name], self.keys[name]
+        return Witness(
+            member=name,
+            store=node.store,
+            trust=node.trust,
+            signer=key,
+            public=key.public,
+            lookout=Lookout(node.store, node.outbox, LogSettings(), self.clock),
+            now=self.clock,
         )
 
     def kill_broker(self) -> None:
@@ -250,6 +278,45 @@ class Federation:
                 if parcel in self.inboxes[name]:
                     self.inboxes[name].remove(parcel)
 
+        self.step_witness(name)
+
+    def step_witness(self, name: str) -> None:
+        """One turn of a node's two loops that ask the log; requests and answers may be lost or come twice."""
+        witness = self.witnesses[name]
+        for question in (witness.question(), witness.question(), witness.wanted()):
+            if question is None:
+                continue
+            self._maybe_die()
+            lost = self._happens(self.faults.lose)
+            if lost and self._happens(0.5):
+                continue
+            try:
+                if self._happens(self.faults.repeat):
+                    self.answer(name, question)
+                answer = self.answer(name, question)
+            except ProtocolError as exc:
+                raise AssertionError(f"an honest log refuses {question}: {exc} (seed {self.seed})") from exc
+            self._maybe_die()
+            if not lost:
+                step = witness.take(question, answer)
+                assert not step.alarms, f"{step.alarms} (seed {self.seed})"
+            self._maybe_die()
+        overdue = witness.lookout.look()
+        assert not overdue, f"{overdue} (seed {self.seed})"
+
+    def answer(self, name: str, question: Question) -> Answer:
+        """What the broker's log says to a member."""
+        match question:
+            case NextRequest():
+                return self.log.next(question)
+            case ConsistencyRequest():
+                return self.log.consistency(question)
+            case ProveRequest():
+                return self.log.prove(question)
+            case CosignRequest():
+                self.log.cosign(name, question.line, question.size, self.clock.now)
+                return None
+
     def step_broker(self) -> None:
         """One turn of the broker's loops."""
         batch = self.intake[:8]
@@ -262,6 +329,8 @@ class Federation:
                     self.intake.remove(item)
             self._maybe_die()
             self._send(work.outgoing)
+        self.log.sequence(self.clock.now)
+        self._maybe_die()
         due = self.redelivery.due(self.clock.now, ())
         self._maybe_die()
         self._send(due.outgoing)
@@ -300,6 +369,15 @@ class Federation:
             self.wipe()
         self.clock.pass_(self.rng.uniform(0.1, 3))
 
+    def examine(self) -> None:
+        """The ledger with its log, and every node's store, hold together: at any moment, not only at the end."""
+        book = self.state.book if self.policies == self._first else None
+        found = [f.line() for f in check_ledger(self.ledger, self.state.registry, book, self.clock.now) if not f.note]
+        for name, node in self.nodes.items():
+            checked = check_node(node.store, name, node.trust, self.clock.now)
+            found += [f"{name}: {finding.line()}" for finding in checked if not finding.note]
+        assert not found, f"{found} (seed {self.seed})"
+
     def settle(self, turns: int = 400) -> None:
         """End the faults and let time pass until nothing waits."""
         self.faults = Faults()
@@ -308,6 +386,7 @@ class Federation:
             if self.quiet():
                 for name in self.jurisdictions:
                     self.catch_up(name)
+                self.examine()
                 return
             self.clock.pass_(5)
         raise AssertionError(f"still waiting after {turns} turns (seed {self.seed})")
@@ -318,12 +397,18 @@ class Federation:
             return False
         if any(len(node.outbox) or len(node.words) for node in self.nodes.values()):
             return False
+        if any(self._unproven(name) for name in self.jurisdictions if self.status[name] == "active"):
+            return False
         with self.ledger.reading() as connection:
             return not {
                 member: found
                 for member, found in broker_store.backlog(connection).items()
                 if self.status.get(member) == "active"
             }
+
+    def _unproven(self, name: str) -> bool:
+        with self.nodes[name].store.read() as reads:
+            return bool(sum(reads.unproven().values()))
 
     def catch_up(self, name: str) -> None:
         """What a node asks the broker for when the link comes up."""
@@ -362,6 +447,26 @@ class Federation:
             assert len(digests) == len(set(digests)), f"{name} holds a report twice (seed {self.seed})"
             expected = {digest for digest, (origin, _) in self.accepted.items() if name in recipients[origin]}
             assert set(digests) == expected, f"{name} (seed {self.seed})"
+            self.check_proofs(name)
+
+    def check_proofs(self, name: str) -> None:
+        """What became of every own report, and what was delivered of every other, is in the log and was witnessed.
+
+        In the ledger's log, with the entry of the submission that it came in, under a checkpoint of a quorum.
+        """
+        registry, entries = self.state.registry, {row.id - 1: row.entry for row in self.rows("submissions")}
+        leaves = {row.digest: row.submission - 1 for row in self.rows("reports")}
+        mine = [digest for digest, (origin, _) in self.accepted.items() if origin == name]
+        with self.nodes[name].store.read() as reads:
+            own = [row for row in reads.own_by("digest", mine) if not row.kept]
+            for row, here in [*((row, True) for row in own), *((row, False) for row in reads.inbox_page(0, 100_000))]:
+                proof = parse_proof(proof_text(reads, row.report_id, row.revision, own=here))
+                assert proof.index == leaves.get(row.digest, proof.index), f"{name} (seed {self.seed})"
+                proof.verify(entries[proof.index])
+                witnessed = open_checkpoint(
+                    proof.note.encode(), registry.log_keys(), registry.witness_keys(), self.clock.now
+                )
+                assert len(witnessed.witnesses) >= registry.quorum, f"{name} (seed {self.seed})"
 
 
 def filing(number: int, **given: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 import broker.app
 import broker.metrics
+import broker.sequencer
 import broker.tables
 import node.metrics
 import node.tables
@@ -258,7 +259,9 @@ def test_the_statements() -> None:
 def test_the_requests_on_the_bus() -> None:
     """Every method that the broker answers."""
     methods = {value for name, value in vars(broker.app).items() if name.endswith("_METHOD")}
-    assert {plain(row[0]) for row in rows(PROTOCOL, "| method | request | answer |")} == methods
+    head = "| method | request | answer |"
+    assert {plain(row[0]) for row in rows(section(PROTOCOL, "9. Bus"), head)} == methods
+    assert {plain(row[0]) for row in rows(section(PROTOCOL, "The log"), head)} == broker.sequencer.METHODS
 
 
 def test_the_addresses_are_those_of_the_doors() -> None:

@@ -55,12 +55,16 @@ class Tree:
         await self._spawn(kept)
         self._tasks.append(asyncio.create_task(self._keep(kept)))
 
+    def program(self, _kept: Kept) -> str:
+        """The module that is run."""
+        return "deploy.cli"
+
     async def _spawn(self, kept: Kept) -> None:
         with kept.log.open("ab") as log:
             kept.process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "deploy.cli",
+                self.program(kept),
                 *kept.arguments,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,

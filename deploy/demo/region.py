@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import time
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import resources
@@ -38,11 +39,16 @@ class Place:
         """The HTTP door of a node, or of the broker."""
         return f"http://127.0.0.1:{self.ports[name]}"
 
+    @property
+    def members(self) -> list[str]:
+        """Those with a node."""
+        return [name for name in self.tokens if name != "broker"]
+
     def card(self) -> dict[str, Any]:
         """What `demo.json` says, for tools."""
         return {
             "broker": {"url": self.url("broker"), "token": self.tokens["broker"]},
-            "nodes": {name: {"url": self.url(name), "token": self.tokens[name]} for name in MEMBERS},
+            "nodes": {name: {"url": self.url(name), "token": self.tokens[name]} for name in self.members},
         }
 
 
@@ -60,19 +66,19 @@ def _policy(name: str) -> str:
     return resources.files("deploy.demo.policies").joinpath(f"{name}-1.toml").read_text("utf-8")
 
 
-def make(directory: Path, base_port: int) -> Place:
+def make(directory: Path, base_port: int, members: Sequence[str] = MEMBERS) -> Place:
     """Broker and nodes in empty directories: init, admit, join.
 
     Raises:
         ConfigError: the directory holds something already.
     """
-    names = ("broker", "nats", *MEMBERS)
+    names = ("broker", "nats", *members)
     ports = {name: base_port + offset if base_port else free_port() for offset, name in enumerate(names)}
     place = Place(directory, ports, {})
     home = directory / "broker"
     token, _ = broker.setup.init(home, "ASEAN-Japan demonstration", http_port=ports["broker"], nats_port=ports["nats"])
     place.tokens["broker"] = token
-    for name in MEMBERS:
+    for name in members:
         node = directory / name
         said = _kentongan(
             "node", "init", str(node), "--member", name, "--jurisdiction", name, "--name", NAMES[name],
@@ -86,7 +92,7 @@ def make(directory: Path, base_port: int) -> Place:
     policy = directory / "coordinator-policy.toml"
     policy.write_text(_policy(COORDINATOR), "utf-8")
     broker.setup.admit(home, coordinator, [policy], None)
-    for name in MEMBERS:
+    for name in members:
         node = directory / name
         invitation = directory / f"{name}-invitation.json"
         broker.setup.admit(home, node / "member.json", [node / "policy.toml"], invitation)
@@ -101,9 +107,9 @@ async def start(place: Place, tree: Tree, session: aiohttp.ClientSession) -> dic
     Raises:
         ConfigError: one of them cannot stay up; the text names its log.
     """
-    doors = {name: Door(session, place.url(name), place.tokens[name]) for name in ("broker", *MEMBERS)}
+    doors = {name: Door(session, place.url(name), place.tokens[name]) for name in ("broker", *place.members)}
     await tree.start("broker", "broker", "run", str(place.directory / "broker"))
-    for name in MEMBERS:
+    for name in place.members:
         await tree.start(name, "node", "run", str(place.directory / name))
     end = time.monotonic() + READY_SECONDS
     waiting = dict(doors)

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from node.api.reports import cursor_of, read_limited, report_id_of
+from node.api.reports import cursor_of, proof_of, read_limited, report_id_of
 from node.core import NodeCore, Word
 from node.feed import Feed
 from node.loops import State, Writer
@@ -60,6 +60,10 @@ class Inbox:
         if body is None:
             raise ProtocolError(Reason.UNKNOWN_REPORT, "$", "no report with this id was received")
         return web.Response(body=body, content_type=JSON)
+
+    async def proof(self, request: web.Request) -> web.Response:
+        """The proof that what was delivered is what the broker's log says was granted."""
+        return await proof_of(self._core, request, own=False)
 
     async def confirm(self, request: web.Request) -> web.Response:
         """Tell a report's origin: read, acting, closed."""

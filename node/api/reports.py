@@ -16,7 +16,7 @@ from node.core import NodeCore
 from node.intake import Posting, read_body
 from node.loops import Committer
 from node.metrics import Metrics
-from node.views import own_line, own_report, page
+from node.views import own_line, own_report, page, proof_text
 from protocol import limits
 from protocol.door import CLIENT, JSON, number_of
 from protocol.errors import ProtocolError
@@ -72,13 +72,17 @@ class Reports:
 
         def read() -> bytes | None:
             with self._core.store.read() as reads:
-                found = own_report(reads, report_id)
+                found = own_report(reads, report_id, self._now())
             return msgspec.json.encode(found) if found else None
 
         body = await asyncio.to_thread(read)
         if body is None:
             raise ProtocolError(Reason.UNKNOWN_REPORT, "$", "no report with this id was filed here")
         return web.Response(body=body, content_type=JSON)
+
+    async def proof(self, request: web.Request) -> web.Response:
+        """The proof that what became of a report is in the broker's log."""
+        return await proof_of(self._core, request, own=True)
 
     async def list(self, request: web.Request) -> web.Response:
         """This member's reports, revision by revision, in the order of filing."""
@@ -89,6 +93,19 @@ class Reports:
                 return msgspec.json.encode(page(map(own_line, reads.own_page(after, limit)), "reports", after))
 
         return web.Response(body=await asyncio.to_thread(read), content_type=JSON)
+
+
+async def proof_of(core: NodeCore, request: web.Request, *, own: bool) -> web.Response:
+    """A tlog-proof as text; ProtocolError if there is no such report, or no proof of it yet."""
+    report_id = report_id_of(request)
+    revision = number_of(request.query["revision"], "revision", 100_000) if "revision" in request.query else None
+
+    def read() -> str:
+        with core.store.read() as reads:
+            return proof_text(reads, report_id, revision, own=own)
+
+    text = await asyncio.to_thread(read)
+    return web.Response(text=text, content_type="text/plain", charset="utf-8")
 
 
 async def read_limited(request: web.Request) -> bytes:

@@ -6,6 +6,7 @@ counted by its status.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from node.api.alarms import Alarms
 from node.api.inbox import Inbox, Listening
 from node.api.policy import Explaining
 from node.api.reports import Reports
 from node.core import NodeCore
 from node.loops import State, Writer
 from node.metrics import Metrics
-from node.views import iso
+from node.views import iso, log_view
 from protocol import limits
 from protocol.door import Tokens, answer, guard
 
@@ -43,6 +45,7 @@ class Operations:
     async def ready(self, _request: web.Request) -> web.Response:
         """Reports are accepted as long as this answers at all; `ready` says whether they also travel."""
         registry = self._core.trust.registry
+        alarms = await asyncio.to_thread(self._core.open_alarms)
         member = registry.members.get(self._core.member)
         document = {
             "ready": self._state.connected,
@@ -52,6 +55,7 @@ class Operations:
             "member": member.status if member else "unknown",
             "policy": self._state.policy_fault or "ok",
             "backlog": self._core.outbox.weight,
+            "alarms_open": sum(alarms.values()),
         }
         return answer(document, 200 if self._state.connected else 503)
 
@@ -70,6 +74,14 @@ class Operations:
             "confirmations": len(words),
         }
 
+    async def log(self, _request: web.Request) -> web.Response:
+        """The broker's log as this node, its witness, knows it."""
+        return answer(await asyncio.to_thread(self._log))
+
+    def _log(self) -> dict[str, Any]:
+        with self._core.store.read() as reads:
+            return log_view(reads, self._core.trust.registry)
+
     async def metrics(self, _request: web.Request) -> web.Response:
         """For Prometheus."""
         text = await self._writer.run(self._metrics.render)
@@ -83,6 +95,7 @@ def make_app(
     inbox: Inbox,
     listening: Listening,
     explaining: Explaining,
+    alarms: Alarms,
     operations: Operations,
     metrics: Metrics,
     on_bug: Callable[[BaseException], None],
@@ -105,12 +118,17 @@ def make_app(
             web.post("/v1/reports", reports.post),
             web.get("/v1/reports", reports.list),
             web.get("/v1/reports/{report_id}", reports.get),
+            web.get("/v1/reports/{report_id}/proof", reports.proof),
             web.get("/v1/inbox", inbox.list),
             web.get("/v1/inbox/{report_id}", inbox.get),
+            web.get("/v1/inbox/{report_id}/proof", inbox.proof),
             web.post("/v1/inbox/{report_id}/confirm", inbox.confirm),
             web.get("/v1/feed", listening.listen),
             web.post("/v1/policy/explain", explaining.explain),
+            web.get("/v1/alarms", alarms.list),
+            web.post("/v1/alarms/{id}/clear", alarms.clear),
             web.get("/v1/backlog", operations.backlog),
+            web.get("/v1/log", operations.log),
             web.get("/healthz", operations.health),
             web.get("/readyz", operations.ready),
             web.get("/metrics", operations.metrics),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from deploy import cli
 from deploy.demo.client import Door
 from deploy.demo.processes import Tree
 from deploy.demo.region import Place, make, start
+from deploy.demo.scenario import MEMBERS
 
 DEADLINE = 90.0
 
@@ -61,8 +64,22 @@ async def running(directory: Path) -> AsyncIterator[Running]:
             await tree.stop()
 
 
+def examine(directory: Path) -> None:
+    """Hold the ledger, its log and every node's store to what was signed, with the commands that an operator uses."""
+    found: dict[str, str] = {}
+    for name in ("broker", *MEMBERS):
+        said = io.StringIO()
+        with redirect_stdout(said):
+            code = cli.main(["broker" if name == "broker" else "node", "check", str(directory / name)], log=False)
+        if code:
+            found[name] = said.getvalue()
+    assert not found, found
+
+
 @pytest.fixture
-async def region(tmp_path: Path) -> AsyncIterator[Running]:
-    """A region of five nodes and a broker."""
+async def region(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Running]:
+    """A region of five nodes and a broker, whose stores hold together at the end unless the test falsifies them."""
     async with running(tmp_path) as found:
         yield found
+    if request.node.get_closest_marker("falsifies") is None:
+        await asyncio.to_thread(examine, tmp_path)

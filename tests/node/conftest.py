@@ -10,11 +10,19 @@ from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 
 from node.app import Node
 from node.config import Config
 from node.core import NodeCore
 from tests.node.world import TOKEN, Broker, Clock, MemoryBus, make_config, make_core, seeded
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """A command that sets up logging does so for its own test only."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import msgspec
 from node.core import NodeCore
 from node.views import own_report
 from protocol import statements as st
-from tests.node.world import START
 
 
 def events(core: NodeCore, kind: str) -> list[dict[str, Any]]:
@@ -30,9 +29,9 @@ def inbox(core: NodeCore) -> list[Any]:
 def said(core: NodeCore) -> list[st.Confirmation]:
     """What this node confirms now."""
     jwss = [jws for message in core.outgoing_words(9) for jws in json.loads(message.data)]
-    return [st.open_statement(jws, st.Confirmation, core.trust.registry.keys.find, START) for jws in jwss]
+    return [st.open_statement(jws, st.Confirmation, core.trust.registry.keys.find, core._now()) for jws in jwss]
 
 
 def shown(core: NodeCore, report_id: str) -> dict[str, Any]:
     with core.store.read() as reads:
-        return json.loads(msgspec.json.encode(own_report(reads, report_id)))  # type: ignore[no-any-return]
+        return json.loads(msgspec.json.encode(own_report(reads, report_id, core._now())))  # type: ignore[no-any-return]

@@ -197,12 +197,13 @@ def test_a_full_disk_is_transient(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("schema", ["1", "99"])
+def test_another_schema_is_refused(tmp_path: Path, schema: str) -> None:
     """And nothing in the database is touched."""
     Store.open(tmp_path).close()
     with sqlite3.connect(tmp_path / "node.db") as database:
-        database.execute("update meta set value = '99'")
-    with pytest.raises(ConfigError, match="schema 99"):
+        database.execute("update meta set value = ?", [schema])
+    with pytest.raises(ConfigError, match=f"schema {schema}"):
         Store.open(tmp_path)
 
 

@@ -361,7 +361,7 @@ def test_what_nobody_may_have_is_kept_and_said_so(tmp_path: Path, clock: Clock) 
     assert core.outbox.weight == 0
     assert file(core, filing(marking={"tlp": "AMBER"})) == answer
     with core.store.read() as reads:
-        found = own_report(reads, answer["report_id"])
+        found = own_report(reads, answer["report_id"], core._now())
     assert found is not None
     why = json.loads(msgspec.json.encode(found))["revisions"][0]["held_back"]
     assert [(item["unit"], item["reason"]) for item in why] == [("report", "default-deny")]

@@ -51,7 +51,7 @@ def test_a_receipt_is_stored_once(core: NodeCore, broker: Broker) -> None:
     assert len(events(core, "report.receipt")) == 1
     assert before["state"] == "accepted"
     recipients = before["revisions"][0]["recipients"]
-    assert recipients["my-cert"] == {"granted": True, "withheld": []}
+    assert recipients["my-cert"] == {"state": "queued", "granted": True, "by": [], "withheld": []}
     assert recipients["sg-cert"]["withheld"][0] | {"rule": "no-victims"} == recipients["sg-cert"]["withheld"][0]
     assert alarms(core) == []
 
