@@ -45,7 +45,7 @@ class Lying(Running):
     async def proven(self, name: str, report: str) -> bool:
         """Whether an own report's receipt is proven to be in the log."""
         shown = await self.doors[name].get(f"/v1/reports/{report}")
-        return bool(shown["revisions"][0].get("proof", {}).get("state") == "proven")
+        return bool((shown["revisions"][0]["proof"] or {}).get("state") == "proven")
 
     async def post_proven(self, name: str, title: str) -> str:
         """File a report, and wait for its proof; its id."""
