@@ -11,8 +11,8 @@ set -eu
 source=$(cd "$1" && pwd)
 prefix=$2
 python=${PYTHON:-python3}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_QUIET=1
 
 if [ -e "$prefix/bin" ]; then
@@ -21,7 +21,7 @@ if [ -e "$prefix/bin" ]; then
 fi
 
 # What only developers need is not even fetched: tools.txt builds, run.txt may be installed.
-"$python" - "$source" "$work" <<'END'
+"$python" - "$source" "$scratch" <<'END'
 import re, sys, tomllib
 from pathlib import Path
 
@@ -38,18 +38,18 @@ pins = {re.match(r"[\w.-]+", block)[0].lower(): block for block in blocks if blo
 (work / "run.txt").write_text("".join(text for name, text in pins.items() if name not in only_developers), "utf-8")
 END
 
-"$python" -m venv "$work/tools"
-tools=$work/tools/bin/python
-"$tools" -m pip install --require-hashes -r "$work/tools.txt"
-"$tools" -m pip wheel --require-hashes --no-deps --no-build-isolation -w "$work/wheels" -r "$work/run.txt"
+"$python" -m venv "$scratch/tools"
+tools=$scratch/tools/bin/python
+"$tools" -m pip install --require-hashes -r "$scratch/tools.txt"
+"$tools" -m pip wheel --require-hashes --no-deps --no-build-isolation -w "$scratch/wheels" -r "$scratch/run.txt"
 
 # Built from a copy: the source may be mounted without write access, and stays as it is.
-mkdir "$work/source"
-(cd "$source" && tar -cf - pyproject.toml README.md LICENSE protocol node broker deploy) | tar -xf - -C "$work/source"
-"$tools" -m pip wheel --no-deps --no-build-isolation --no-index -w "$work/wheels" "$work/source"
+mkdir "$scratch/source"
+(cd "$source" && tar -cf - pyproject.toml README.md LICENSE protocol node broker deploy) | tar -xf - -C "$scratch/source"
+"$tools" -m pip wheel --no-deps --no-build-isolation --no-index -w "$scratch/wheels" "$scratch/source"
 
 "$python" -m venv --without-pip "$prefix"
-"$tools" -m pip --python "$prefix/bin/python" install --no-index --find-links "$work/wheels" kentongan
+"$tools" -m pip --python "$prefix/bin/python" install --no-index --find-links "$scratch/wheels" kentongan
 "$tools" -m pip --python "$prefix/bin/python" check
 
 mkdir "$prefix/libexec"
