@@ -359,7 +359,7 @@ async def _print_proof(demo: Demo, log: Proven, console: Console) -> bool:
     """False if anything is missing from the log, or contradicted."""
     console.print(
         f"Log of {log.size} receipts, cosigned by {', '.join(log.witnesses)} (quorum {log.quorum}). Every node looked"
-        f" for each of its receipts and deliveries in it: {log.missing} missing, {log.alarms} alarms.",
+        f" for each of its receipts and deliveries in it: {log.missing} missing, {log.alarms} alarms about the log.",
         highlight=False,
     )
     timing = show.percentiles(log.seconds)
