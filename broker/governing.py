@@ -11,7 +11,6 @@ their own keys. Refuses files that contradict the ledger (ConfigError): what was
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +21,7 @@ from msgspec import Struct
 
 from broker import store, tables
 from protocol.chain import State, apply, found
-from protocol.errors import ConfigError, ProtocolError
+from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.governance import Found, Keys, Signed, entry_of, open_record
 from protocol.parse import decode
 from protocol.reasons import Reason
@@ -88,7 +87,8 @@ def append(directory: Path, data: bytes, now: datetime) -> Signed:
 
     Raises:
         ProtocolError: it does not follow, or is not signed by who may decide it.
-        ConfigError: another record got its place at the same moment, or the directory cannot be written.
+        ConfigError: the records that are there do not hold.
+        Transient: the directory cannot be written now.
     """
     signed = open_record(data)
     if isinstance(signed.record.act, Found) and not chain_files(directory):
@@ -109,9 +109,9 @@ def append(directory: Path, data: bytes, now: datetime) -> Signed:
         _sync(place.parent)
     except FileExistsError as exc:
         draft.unlink()
-        raise ConfigError(f"{place} exists: another record came first, propose yours again") from exc
+        raise ProtocolError(Reason.RECORD_OUT_OF_ORDER, "$.number", "another record came first") from exc
     except OSError as exc:
-        raise ConfigError(f"{place} cannot be written: {exc.strerror}") from exc
+        raise Transient(f"{place} cannot be written: {exc.strerror}") from exc
     return signed
 
 
@@ -222,18 +222,15 @@ def offered(directory: Path, member: str, data: bytes, now: datetime) -> bytes:
 
     Raises:
         ProtocolError: it is another kind of record, does not follow, or is not signed by who may decide it.
-        ConfigError: it cannot be written now.
+        Transient: it cannot be written now.
     """
     signed = open_record(data)
     act = signed.record.act
     if not isinstance(act, Keys) or act.member != member:
         raise ProtocolError(Reason.NOT_ALLOWED, "$.act", "a member offers its own keys; the rest is for the trustees")
-    if signed.digest in load_chain(directory, now).digests:
-        return b"{}"
-    append(directory, data, now)
+    try:
+        if signed.digest not in load_chain(directory, now).digests:
+            append(directory, data, now)
+    except ConfigError as exc:
+        raise Transient(str(exc)) from exc
     return b"{}"
-
-
-def first_of(records: Sequence[bytes]) -> str:
-    """The digest of the founding record, which nodes pin."""
-    return open_record(records[0]).digest

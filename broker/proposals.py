@@ -31,9 +31,7 @@ PROPOSALS: Final = "proposals"
 TRUSTEE_LIFE: Final = timedelta(days=3650)
 LOCAL: Final = "operator"
 """The id of the trustee that a region has whose founding named none."""
-_LACKING: Final = frozenset(
-    {Reason.TOO_FEW_SIGNATURES, Reason.NOT_A_TRUSTEE, Reason.KEY_NOT_VALID, Reason.KEY_REVOKED}
-)
+_LACKING: Final = frozenset({Reason.TOO_FEW_SIGNATURES, Reason.NOT_A_TRUSTEE, Reason.KEY_NOT_VALID, Reason.KEY_REVOKED})
 T = TypeVar("T")
 
 
