@@ -126,7 +126,7 @@ class Node:
                 overdue=core.overdue,
             )
             committer = Committer(core, writer, state, metrics)
-            refresher = Refresher(core, state, self._config.data / REGION_FILE)
+            refresher = Refresher(core, writer, state, self._config.data / REGION_FILE)
             app = make_app(
                 tokens=Tokens(self._config.tokens),
                 reports=Reports(core, committer, metrics, self._now),
@@ -274,12 +274,12 @@ def _open_core(
     policy = _read_policy(config.policy)
     signer = SigningKey.load(config.keys / files.SIGNING_KEY)
     fingerprint_key = read_secret(config.keys / files.FINGERPRINT_KEY)
-    trust = Trust(invitation.broker_keys, invitation.region, now)
+    trust = Trust.invited(invitation, now)
     with ExitStack() as stack:
         store = Store.open(config.data)
         stack.callback(store.close)
         stack.enter_context(process.alone(config.data))
-        _take_cached_region(trust, config.data / REGION_FILE)
+        _take_cached_region(trust, store, config.data / REGION_FILE)
         own = trust.registry.members.get(config.member)
         if own is not None and own.jurisdiction != config.jurisdiction:
             raise ConfigError(f"node.toml says jurisdiction {config.jurisdiction}, the region says {own.jurisdiction}")
@@ -327,10 +327,12 @@ def _read_policy(path: Path) -> Policy:
         raise ConfigError(f"the sharing policy {path} cannot be read: {exc}") from exc
 
 
-def _take_cached_region(trust: Trust, path: Path) -> None:
+def _take_cached_region(trust: Trust, store: Store, path: Path) -> None:
     """The last region document that came over the bus, if it is newer than the invitation's."""
+    with store.read() as reads:
+        records = [row.record for row in reads.governance()]
     try:
-        trust.update(path.read_bytes())
+        trust.update(path.read_bytes(), records)
     except FileNotFoundError:
         return
     except ProtocolError as exc:

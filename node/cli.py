@@ -250,7 +250,7 @@ def _join(place: Path, invitation_file: Path) -> int:
     invitation = load_invitation(invitation_file)
     if invitation.member != config.member:
         raise ConfigError(f"{invitation_file} is for {invitation.member}, {place} is {config.member}")
-    trust = Trust(invitation.broker_keys, invitation.region, lambda: datetime.now(UTC))
+    trust = Trust.invited(invitation, lambda: datetime.now(UTC))
     seed = read_secret(config.keys / NATS_SEED).decode("ascii").strip()
     if natsauth.subject_of(invitation.user_jwt) != natsauth.public_of(seed, natsauth.Role.USER):
         raise ConfigError(f"{invitation_file} was made for another NATS key: hand the present member.json over again")
@@ -261,6 +261,7 @@ def _join(place: Path, invitation_file: Path) -> int:
     write_secret(creds, natsauth.format_creds(invitation.user_jwt, seed).encode("ascii"))
     save_invitation(config.invitation, invitation)
     members = len(trust.registry.members)
+    print(f"Compare with a trustee: the region's founding record is {trust.genesis}")
     print(f"{config.member} joined {trust.registry.region.region} ({members} members): `kentongan node run {place}`")
     return 0
 
@@ -335,16 +336,17 @@ def _check(place: Path, *, as_json: bool) -> int:
             print(f"{what}: {rows}", file=sys.stderr)
 
     with closing(open_reader(config.data)) as store:
-        findings = check_node(store, config.member, _trust(config), datetime.now(UTC), progress)
+        findings = check_node(store, config.member, _trust(config, store), datetime.now(UTC), progress)
         return tell(findings, print, as_json=as_json)
 
 
-def _trust(config: Config) -> Trust:
+def _trust(config: Config, store: Store) -> Trust:
     """The region as the node last took it from its broker, or else from its invitation."""
-    invitation = load_invitation(config.invitation)
-    trust = Trust(invitation.broker_keys, invitation.region, lambda: datetime.now(UTC))
+    trust = Trust.invited(load_invitation(config.invitation), lambda: datetime.now(UTC))
+    with store.read() as reads:
+        records = [row.record for row in reads.governance()]
     with suppress(FileNotFoundError, ProtocolError):
-        trust.update((config.data / app.REGION_FILE).read_bytes())
+        trust.update((config.data / app.REGION_FILE).read_bytes(), records)
     return trust
 
 

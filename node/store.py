@@ -44,6 +44,7 @@ from node.tables import (
     confirmations_out,
     confirmed,
     events,
+    governance,
     idempotency,
     inbox,
     leaves,
@@ -234,6 +235,10 @@ class Reads(Due):
         """Every signed policy that is here, in the order of their versions."""
         return list(self._db.execute(select(policies).order_by(policies.c.jurisdiction, policies.c.version)))
 
+    def governance(self) -> list[Row[Any]]:
+        """The governance records, in order."""
+        return list(self._db.execute(select(governance).order_by(governance.c.number)))
+
     def position(self, name: str) -> int:
         """A number kept by name, 0 if there is none yet."""
         found = self._db.execute(select(meta.c.value).where(meta.c.name == name)).scalar()
@@ -415,9 +420,7 @@ def _check_schema(connection: Connection) -> None:
     if found is None:
         connection.execute(insert(meta), [{"name": "schema", "value": str(SCHEMA)}])
     elif int(found) < SCHEMA:
-        raise ConfigError(
-            f"the database has schema {found}, from before the log: make a new node directory"
-        )
+        raise ConfigError(f"the database has schema {found}, from before the log: make a new node directory")
     elif int(found) > SCHEMA:
         raise ConfigError(f"the database has schema {found}, this program knows {SCHEMA}: install the newer version")
 

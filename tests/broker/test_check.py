@@ -108,39 +108,39 @@ def elsewhere(found: list[Any]) -> None:
 
 FAULTS = r"""
 # a receipt is changed
-UPDATE submissions SET receipt = letter(receipt, 200) WHERE id = 1
+UPDATE submissions SET receipt = letter(receipt, 200) WHERE id = 6
 -> submissions signature-invalid
 
 # a receipt is no text
-UPDATE submissions SET receipt = x'ff' WHERE id = 1
+UPDATE submissions SET receipt = x'ff' WHERE id = 6
 -> submissions unreadable
 
 # a receipt of another submission
-UPDATE submissions SET receipt = (SELECT receipt FROM submissions WHERE id = 2) WHERE id = 1
+UPDATE submissions SET receipt = (SELECT receipt FROM submissions WHERE id = 7) WHERE id = 6
 -> reports orphan, submissions differs
 
 # the digest is another
-UPDATE submissions SET digest = 'x' || substr(digest, 2) WHERE id = 1
+UPDATE submissions SET digest = 'x' || substr(digest, 2) WHERE id = 6
 -> submissions differs
 
 # the member is another
-UPDATE submissions SET member = 'jp' WHERE id = 1
+UPDATE submissions SET member = 'jp' WHERE id = 6
 -> reports differs, submissions differs
 
 # the time is another
-UPDATE submissions SET received_at = received_at + 1 WHERE id = 1
+UPDATE submissions SET received_at = received_at + 1 WHERE id = 6
 -> reports differs, submissions differs
 
 # the entry is another
-UPDATE submissions SET entry = flip(entry, 3) WHERE id = 1
+UPDATE submissions SET entry = flip(entry, 3) WHERE id = 6
 -> checkpoints proof-invalid, log_tiles differs, submissions differs
 
 # a message is changed
-UPDATE submissions SET message = letter(message, 200) WHERE id = 1
+UPDATE submissions SET message = letter(message, 200) WHERE id = 6
 -> submissions signature-invalid
 
 # a message is gone
-UPDATE submissions SET message = x'' WHERE id = 1
+UPDATE submissions SET message = x'' WHERE id = 6
 -> submissions malformed-envelope
 
 # a refused one has a message
@@ -156,7 +156,7 @@ DELETE FROM submissions WHERE id = (SELECT max(id) FROM submissions)
 -> log_tiles differs, reports orphan, submissions missing
 
 # a submission is gone
-DELETE FROM submissions WHERE id = 2
+DELETE FROM submissions WHERE id = 7
 -> checkpoints proof-invalid, log_tiles differs, reports orphan, submissions gap
 
 # a report is gone
@@ -244,7 +244,7 @@ FROM exceptions WHERE id = 1
 
 # an exception of an accepted report
 INSERT INTO exceptions SELECT 10, received_at, member, digest, 'x', NULL, NULL, 'rejected', 'empty', '$' FROM
-submissions WHERE id = 1
+submissions WHERE id = 6
 -> exceptions orphan
 
 # an exception's at
@@ -541,7 +541,7 @@ INSERT INTO log_tiles VALUES (3, 9, x'00')
 -> log_tiles orphan
 
 # a checkpoint's root
-UPDATE checkpoints SET root = flip(root, 1) WHERE size = 6
+UPDATE checkpoints SET root = flip(root, 1) WHERE size = 11
 -> checkpoints differs, checkpoints proof-invalid
 
 # a checkpoint's note
@@ -588,7 +588,7 @@ UPDATE feed SET data = CAST('{"member":"jp","state":"received","reports":["x"]}'
 
 def change_places(connection: sqlite3.Connection) -> None:
     """The first two submissions, each with the other's number."""
-    for old, new in ((1, 1000), (2, 1), (1000, 2)):
+    for old, new in ((6, 1000), (7, 6), (1000, 7)):
         connection.execute("UPDATE submissions SET id = ? WHERE id = ?", (new, old))
         connection.execute("UPDATE reports SET submission = ? WHERE submission = ?", (new, old))
 

@@ -11,8 +11,8 @@ from broker.ingest import Incoming
 from protocol.errors import ProtocolError
 from protocol.keys import unb64
 from protocol.policy import PolicyBook
-from protocol.registry import sign_region
 from tests.federation import Faults, Federation, filing, open_policy
+from tests.governing import grow, sign_region
 
 ALL = {"id": {"jp", "sg"}, "jp": {"id", "sg"}, "sg": {"id", "jp"}}
 
@@ -313,8 +313,9 @@ def _without_sealing_keys(world: Federation) -> Federation:
     members = [msgspec.structs.replace(member, sealing_keys=[]) for member in world.region.members]
     region = msgspec.structs.replace(world.region, members=members)
     world.clock.pass_(60)
-    document = sign_region(region, world.broker_key, world.clock.now)
-    world.nodes["id"].trust.update(document.encode("ascii"))
+    records = grow(world.records, region)
+    document = sign_region(region, world.broker_key, world.clock.now, records)
+    world.nodes["id"].trust.update(document.encode("ascii"), records)
     return world
 
 
@@ -324,8 +325,7 @@ def test_a_red_report_that_nobody_can_open_now_stays_at_home(tmp_path: Path) -> 
     world.status["jp"] = "suspended"
     world.reload()
     world.clock.pass_(60)
-    document = sign_region(world.region, world.broker_key, world.clock.now)
-    world.nodes["id"].trust.update(document.encode("ascii"))
+    world.refresh("id")
     for recipients in (["jp"], ["asean-rcert"]):
         red = {"marking": {"tlp": "RED", "recipients": recipients}}
         (answer,) = world.post("id", filing(len(recipients[0]), **red))

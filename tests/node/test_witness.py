@@ -33,7 +33,6 @@ from protocol.logrpc import (
 from protocol.notes import open_checkpoint, parse_checkpoint, parse_line, parse_note, verify_cosignature
 from protocol.notes import witness_keys as keys_of
 from protocol.reasons import Reason
-from protocol.registry import sign_region
 from protocol.report import ALL_UNITS
 from tests.node.conftest import Running, running
 from tests.node.handmade import (
@@ -1080,7 +1079,7 @@ async def test_a_broker_that_is_silent_about_its_log_alone_is_there(
     monkeypatch.setattr("node.witnessing.REST", 0.01)
     bus = LogBus(HandLog(clock))
     bus.silent = True
-    bus.region_document = sign_region(region(), key_of("broker"), START).encode()
+    bus.show(region(), START)
     async with running(make_config(tmp_path), clock, bus) as node:
         await node.post(filing())
         await bus.until(lambda: bus.sent)
