@@ -473,6 +473,10 @@ class Federation:
         with self.ledger.reading() as connection:
             return list(connection.execute(getattr(tables, table).select()))
 
+    def submitted(self) -> list[Any]:
+        """What members sent, as the ledger has it."""
+        return [row for row in self.rows("submissions") if row.member in self.jurisdictions]
+
     def check(self, recipients: dict[str, set[str]]) -> None:
         """Every accepted report is in every inbox that it was granted to, exactly once, and in no other.
 

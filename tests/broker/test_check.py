@@ -164,7 +164,7 @@ DELETE FROM reports WHERE seq = 2
 -> confirmations orphan, deliveries orphan, reports gap, reports missing
 
 # a report's submission
-UPDATE reports SET submission = 2 WHERE seq = 1
+UPDATE reports SET submission = 7 WHERE seq = 1
 -> reports differs, reports orphan
 
 # a report of no submission
@@ -428,7 +428,8 @@ UPDATE confirmations SET at = 1 WHERE id = 1
 -> confirmations key-not-valid
 
 # a notice is gone
-DELETE FROM notices WHERE kind = 'confirmed' AND id = (SELECT max(id) FROM notices WHERE kind = 'confirmed')
+DELETE FROM notices WHERE kind = 'confirmed' AND id = (SELECT max(id) FROM notices WHERE kind = 'confirmed' AND id <
+(SELECT max(id) FROM notices))
 -> notices gap, notices missing
 
 # a notice is there twice
@@ -450,7 +451,7 @@ UPDATE notices SET jws = letter(jws, length(jws) - 9) WHERE kind = 'links' AND m
 
 # nobody was told that it was stopped
 DELETE FROM notices WHERE kind = 'stopped'
--> deliveries missing
+-> deliveries missing, notices gap
 
 # a policy is changed
 UPDATE policies SET jws = letter(jws, 150) WHERE id = 1
@@ -475,6 +476,34 @@ UPDATE policies SET version = 0 WHERE id = 4
 # a policy is gone
 DELETE FROM policies WHERE id = 2
 -> policies gap
+
+# a governance record is changed
+UPDATE governance SET record = letter(record, 30) WHERE number = 1
+-> governance not-json, submissions differs
+
+# a governance record is gone
+DELETE FROM governance WHERE number = (SELECT max(number) FROM governance)
+-> submissions orphan
+
+# a governance record in the middle is gone
+DELETE FROM governance WHERE number = 2
+-> governance gap, governance record-out-of-order, submissions orphan
+
+# a governance record has another leaf
+UPDATE governance SET leaf = 6 WHERE number = 1
+-> governance missing, submissions orphan
+
+# a governance record has another name
+UPDATE governance SET digest = 'x' || substr(digest, 2) WHERE number = 1
+-> governance differs, submissions differs
+
+# a governance record is not what stands in the log
+UPDATE submissions SET message = letter(message, 30) WHERE id = 2
+-> submissions differs
+
+# a governance record is a member's
+UPDATE submissions SET member = 'jp' WHERE id = 2
+-> governance missing, submissions malformed-envelope
 
 # a feed entry is gone
 DELETE FROM feed WHERE id = (SELECT max(id) FROM feed WHERE kind = 'report')
@@ -664,6 +693,7 @@ BLOBS = {
     "confirmations": ("id", ("jws",)),
     "notices": ("id", ("jws",)),
     "policies": ("id", ("jws",)),
+    "governance": ("number", ("record",)),
     "feed": ("id", ("data",)),
     "quarantine": ("id", ("start",)),
     "log_tiles": ("level", ("data",)),

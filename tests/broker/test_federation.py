@@ -172,7 +172,7 @@ def test_what_may_never_leave_never_leaves(tmp_path: Path) -> None:
         assert "CANARY" not in _decoded(outgoing.data.decode())
         world.nodes["id"].tried((), outgoing.numbers)
     world.settle()
-    assert "CANARY" not in _decoded(world.rows("submissions")[0].message.decode())
+    assert "CANARY" not in _decoded(world.submitted()[0].message.decode())
 
 
 def test_a_report_for_nobody_stays_in_the_node(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_a_red_report_is_read_by_its_recipient_and_by_nobody_on_the_way(tmp_path
     world.settle()
     world.check({"id": {"jp"}, "jp": set(), "sg": set()})
     assert all("CANARY-VICTIM" in _decoded(row.presentation) for row in world.inbox("jp"))
-    for row in world.rows("submissions"):
+    for row in world.submitted():
         head, *boxes = row.message.decode().split("\n")
         assert "CANARY" not in _decoded(head)
         assert boxes
