@@ -302,7 +302,8 @@ def _admit(state: State, act: Admit) -> State:
         raise _wrong(".member.status", "a member begins as an active one")
     _check_looks(state, member.id, (member.id, member.name), act.resembles)
     former = {name: called for name, called in state.former.items() if name != member.id}
-    return replace(state, region=_change(state.region, members=[*state.region.members, member]), former=former)
+    members = sorted([*state.region.members, member], key=lambda one: one.id)
+    return replace(state, region=_change(state.region, members=members), former=former)
 
 
 def _check_looks(state: State, own: str, names: Iterable[str], resembles: Iterable[str]) -> None:

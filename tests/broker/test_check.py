@@ -479,7 +479,7 @@ DELETE FROM policies WHERE id = 2
 
 # a governance record is changed
 UPDATE governance SET record = letter(record, 30) WHERE number = 1
--> governance not-json, submissions differs
+-> governance wrong-type, submissions differs
 
 # a governance record is gone
 DELETE FROM governance WHERE number = (SELECT max(number) FROM governance)

@@ -187,6 +187,7 @@ async def test_a_running_broker_logs_what_it_decides(tmp_path: Path, monkeypatch
     """Submission, checkpoint, cosignature, publication: through its own loops; and the same log after a restart."""
     # No tick: what is not told is not done.
     monkeypatch.setattr(sequencer, "ROUND", 3600.0)
+    monkeypatch.setattr("broker.log.ROUND", 0.0)
     directory = tmp_path / "broker"
     setup.init(directory, "test", http_port=0, nats_port=0)
     settings = (directory / "broker.toml").read_text()
