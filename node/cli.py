@@ -42,8 +42,11 @@ from node.store import Store, microseconds
 from node.trust import Trust
 from node.views import iso
 from protocol import natsauth, process
+from protocol.chain import fold
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.faults import tell
+from protocol.governance import open_record
+from protocol.govwords import say
 from protocol.invitation import load_invitation, save_invitation
 from protocol.keys import SigningKey, read_secret, write_secret
 from protocol.parse import convert
@@ -184,6 +187,12 @@ def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None
     check.add_argument("place", type=Path, metavar="DIR|node.toml")
     check.add_argument("--json", action="store_true", help="a JSON object a line")
     check.set_defaults(run=lambda args: _check(args.place, as_json=args.json))
+    verify = commands.add_parser(
+        "verify-membership", help="follow the region's records again, from the founding one that the invitation pins"
+    )
+    verify.add_argument("place", type=Path, metavar="DIR|node.toml")
+    verify.add_argument("--out", type=Path, metavar="DIR", help="write the records there, as a broker keeps them")
+    verify.set_defaults(run=lambda args: _verify_membership(args.place, args.out))
     run = commands.add_parser("run", help="run the node until SIGTERM")
     run.add_argument("place", type=Path, metavar="DIR|node.toml")
     run.set_defaults(run=lambda args: app.run(load_config(find_config(args.place)), approve))
@@ -338,6 +347,34 @@ def _check(place: Path, *, as_json: bool) -> int:
     with closing(open_reader(config.data)) as store:
         findings = check_node(store, config.member, _trust(config, store), datetime.now(UTC), progress)
         return tell(findings, print, as_json=as_json)
+
+
+def _verify_membership(place: Path, out: Path | None) -> int:
+    """From what is on disk alone: nobody is asked."""
+    config = load_config(find_config(place))
+    invitation = load_invitation(config.invitation)
+    records = list(invitation.governance)
+    if (config.data / "node.db").is_file():
+        with closing(open_reader(config.data)) as store, store.read() as reads:
+            held = [row.record for row in reads.governance()]
+        records = held + records[len(held) :]
+    data = [text.encode("ascii", "replace") for text in records]
+    try:
+        state = fold(data, invitation.genesis, datetime.now(UTC))
+    except ProtocolError as exc:
+        raise ConfigError(f"the records here do not hold: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
+    for text in data:
+        for line in say(open_record(text)):
+            print(line)
+        print()
+    region = state.region
+    print(f"{len(data)} records of {region.region} hold, from the founding record {invitation.genesis} on.")
+    print(f"{len(region.members)} members; {state.threshold} of {len(state.trustees)} trustees decide.")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for number, text in enumerate(records):
+            _write_new(out / f"{number:06}.json", text)
+    return 0
 
 
 def _trust(config: Config, store: Store) -> Trust:
