@@ -16,7 +16,7 @@ from broker.governing import submission_name
 from broker.store import Connection
 from protocol.chain import State, apply, found
 from protocol.errors import ProtocolError
-from protocol.faults import BEHIND, DIFFERS, MISSING, ORPHAN, Finding, differences, gaps, refused
+from protocol.faults import BEHIND, MISSING, ORPHAN, Finding, differences, gaps, refused
 from protocol.governance import entry_of, open_record
 from protocol.statements import BROKER
 

@@ -363,7 +363,7 @@ def _make_revoke(args: argparse.Namespace, state: State) -> Act:
 def _make_describe(args: argparse.Namespace, _: State) -> Act:
     member = read_document(args.file, Member)
     told = {"contacts": member.contacts, "languages": member.languages, "capabilities": member.capabilities}
-    return _valid(Describe(member=member.id, name=member.name, resembles=args.resembles, **told))  # type: ignore[arg-type]
+    return _valid(Describe(member=member.id, name=member.name, resembles=args.resembles, **told))
 
 
 def _make_group(args: argparse.Namespace, _: State) -> Act:

@@ -1,7 +1,7 @@
 """Changes of the region, from the proposal to the record: for the operator's commands. Files only.
 
-Guarantees: nothing is recorded without the signatures that it needs; where the operator's own trustee key is enough, one
-step does it all; where it is not, a proposal is left that says what is asked. Never overwrites a file.
+Guarantees: nothing is recorded without the signatures that it needs; where the operator's own trustee key is enough,
+one step does it all; where it is not, a proposal is left that says what is asked. Never overwrites a file.
 """
 
 from __future__ import annotations
@@ -42,11 +42,8 @@ def _now() -> datetime:
 def read_document(path: Path, kind: type[T]) -> T:
     """A JSON or TOML file as a struct. ConfigError with the path of the fault."""
     try:
-        if path.suffix == ".toml":
-            document = read_toml(path, "an editor")
-        else:
-            document = msgspec.json.decode(path.read_bytes())
-        return convert(document, kind)
+        toml = path.suffix == ".toml"
+        return convert(read_toml(path, "an editor") if toml else msgspec.json.decode(path.read_bytes()), kind)
     except FileNotFoundError as exc:
         raise ConfigError(f"{path} is missing") from exc
     except ProtocolError as exc:

@@ -1,8 +1,8 @@
 """Makes a region, admits members, suspends them: files only; a running broker follows within a second.
 
-Guarantees: never overwrites a key or a record; nothing secret goes into an invitation; what the trustees have not signed
-changes nothing (`broker/proposals.py`). Refuses a member whose id, jurisdiction or keys do not hold together with the
-region's.
+Guarantees: never overwrites a key or a record; nothing secret goes into an invitation; what the trustees have not
+signed changes nothing (`broker/proposals.py`). Refuses a member whose id, jurisdiction or keys do not hold together
+with the region's.
 """
 
 from __future__ import annotations

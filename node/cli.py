@@ -372,8 +372,8 @@ def _verify_membership(place: Path, out: Path | None) -> int:
     print(f"{len(region.members)} members; {state.threshold} of {len(state.trustees)} trustees decide.")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        for number, text in enumerate(records):
-            _write_new(out / f"{number:06}.json", text)
+        for number, record in enumerate(records):
+            _write_new(out / f"{number:06}.json", record)
     return 0
 
 

@@ -1,10 +1,10 @@
 """Whom a node believes: the region's trustees from the founding record that it pins, and through them everybody else.
 
-Guarantees: a region document is taken only if a broker's key signed it that the trustees have named, only if it is newer
-than the one held, and only if its members, keys, groups, agreements and quorum are those that the trustees' records
-lead to, up to the record that it names; what was followed once is never exchanged for something else. Statements count
-only if their own issuer signed them, for this member, with a key that was valid. Refuses the rest with a reason. Pure:
-files and requests are others' work.
+Guarantees: a region document is taken only if a broker's key signed it that the trustees have named, only if it is
+newer than the one held, and only if its members, keys, groups, agreements and quorum are those that the trustees'
+records lead to, up to the record that it names; what was followed once is never exchanged for something else.
+Statements count only if their own issuer signed them, for this member, with a key that was valid. Refuses the rest with
+a reason. Pure: files and requests are others' work.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def found(signed: Signed, now: datetime, genesis: str | None = None) -> State:
     region = Region(region=record.region, serial=1, broker_keys=act.broker_keys, quorum=act.quorum)
     state = State(region, tuple(act.trustees), act.threshold, signed.head, record.at)
     _check_consistent(state)
-    _check_consent(signed, act.trustees, _signatures(signed, act.trustees, None))
+    _check_consent(act.trustees, _signatures(signed, act.trustees, None))
     return state
 
 
@@ -142,7 +142,7 @@ def apply(state: State, signed: Signed, now: datetime) -> State:
         # A trustee is its key: who comes with another one shows that it has it.
         known = {(one.id, one.key.kid) for one in state.trustees}
         fresh = [one for one in record.act.trustees if (one.id, one.key.kid) not in known]
-        _check_consent(signed, fresh, _signatures(signed, fresh, None))
+        _check_consent(fresh, _signatures(signed, fresh, None))
     return after
 
 
@@ -249,7 +249,7 @@ def _no_longer(old: AnyKey, new: AnyKey) -> bool:
     return new == least
 
 
-def _check_consent(signed: Signed, trustees: Iterable[Trustee], found: _Signatures) -> None:
+def _check_consent(trustees: Iterable[Trustee], found: _Signatures) -> None:
     missing = [one.id for one in trustees if one.id not in found.trustees]
     if missing:
         detail = f"who becomes a trustee signs too: {', '.join(missing)}"

@@ -58,6 +58,26 @@ def headline(signed: Signed) -> str:
     match act:
         case Found():
             return f"Found the region {_text(signed.record.region)}."
+        case SetTrustees():
+            return "The trustees change."
+        case SetBrokerKeys():
+            return "The keys of the broker are these."
+        case SetQuorum():
+            return f"Witnesses that must cosign a checkpoint: {act.quorum or 'more than half'}."
+        case FormGroup():
+            return f"The sharing group {act.group.id} is {_text(act.group.name)}: {', '.join(act.group.jurisdictions)}."
+        case Dissolve():
+            return f"The sharing group {_text(act.group)} ends."
+        case Agree():
+            return f"The agreement {act.agreement.id} ({_text(act.agreement.title)}) is made."
+        case Terminate():
+            return f"The agreement {act.agreement} ends at {_day(act.until)}."
+        case _:
+            return _of_member(act)
+
+
+def _of_member(act: Admit | Suspend | Resume | Expel | Keys | Roles | Describe) -> str:
+    match act:
         case Admit():
             return f"Admit {act.member.id} ({_text(act.member.name)}) of {act.member.jurisdiction}."
         case Suspend():
@@ -72,20 +92,6 @@ def headline(signed: Signed) -> str:
             return f"The roles of {act.member} are: {', '.join(act.roles) or 'none'}."
         case Describe():
             return f"{act.member} is called {_text(act.name)}."
-        case FormGroup():
-            return f"The sharing group {act.group.id} is {_text(act.group.name)}: {', '.join(act.group.jurisdictions)}."
-        case Dissolve():
-            return f"The sharing group {act.group} ends."
-        case Agree():
-            return f"The agreement {act.agreement.id} ({_text(act.agreement.title)}) is made."
-        case Terminate():
-            return f"The agreement {act.agreement} ends at {_day(act.until)}."
-        case SetTrustees():
-            return "The trustees change."
-        case SetBrokerKeys():
-            return "The keys of the broker are these."
-        case SetQuorum():
-            return f"Witnesses that must cosign a checkpoint: {act.quorum or 'more than half'}."
 
 
 def details(signed: Signed) -> list[str]:

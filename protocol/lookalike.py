@@ -1,7 +1,7 @@
 """Whether a name or an id could be taken for another one by a person who reads it.
 
-Guarantees: what differs only in case, accents, spacing, punctuation, in 0 for o or 1 and i for l, or in letters of other
-scripts that look the same, is alike. The look-alike letters are those of Unicode TR 39, as the library
+Guarantees: what differs only in case, accents, spacing, punctuation, in 0 for o or 1 and i for l, or in letters of
+other scripts that look the same, is alike. The look-alike letters are those of Unicode TR 39, as the library
 `confusable-homoglyphs` carries them. Says nothing of names that sound alike or mean the same.
 """
 

@@ -96,7 +96,7 @@ async def test_a_join_from_two_empty_directories(tmp_path: Path) -> None:
             await eventually(proven, "both records are proven to be in the log")
             assert (await doors["id"].get("/v1/alarms"))["open"] == 0
             print(
-                f"join: commands {commands:.1f} s, connected after {ready:.1f} s, in {time.monotonic() - began:.1f} s proven"
+                f"join: commands {commands:.1f} s, up after {ready:.1f} s, proven after {time.monotonic() - began:.1f} s"
             )
         finally:
             await tree.stop()

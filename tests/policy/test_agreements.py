@@ -1,4 +1,4 @@
-"""Agreements where they are kept and asked: the region's records, the broker's remembered answers, the origin's node."""
+"""Agreements where they are kept and asked: the region's records, the broker's remembered answers, the node."""
 
 from __future__ import annotations
 
