@@ -35,6 +35,7 @@ from node.loops import Committer, Link, Receiver, Refresher, Sender, State, Writ
 from node.metrics import Metrics
 from node.outbox import Outbox
 from node.policies import Exchange
+from node.renewal import Renewal, complete
 from node.store import Store
 from node.trust import Trust
 from node.webhook import Target, Webhook, read_webhook_secret
@@ -153,9 +154,10 @@ class Node:
                 group.create_task(Exchange(core, writer, state).run())
                 group.create_task(tidy(core, writer, state))
                 witnessing = Witnessing(witness, writer, state, metrics, refresher)
-                group.create_task(witnessing.watch())
-                group.create_task(witnessing.prove())
-                for loop in self._timers(core, writer, state, metrics):
+                for watching_log in (witnessing.watch(), witnessing.prove()):
+                    group.create_task(watching_log)
+                renewal = Renewal(self._config.keys, core, witness, writer, state, refresher, self._now)
+                for loop in (renewal.run(), *self._timers(core, writer, state, metrics)):
                     group.create_task(loop)
                 sending: list[asyncio.Task[None]] = []
                 if target is not None:
@@ -272,6 +274,7 @@ def _open_core(
     if invitation.member != config.member:
         raise ConfigError(f"{config.invitation} is for {invitation.member}, this node is {config.member}")
     policy = _read_policy(config.policy)
+    complete(config.keys)
     signer = SigningKey.load(config.keys / files.SIGNING_KEY)
     fingerprint_key = read_secret(config.keys / files.FINGERPRINT_KEY)
     trust = Trust.invited(invitation, now)

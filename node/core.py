@@ -30,7 +30,7 @@ from node.trust import Trust
 from protocol import limits
 from protocol.envelope import Rand
 from protocol.errors import ConfigError, ProtocolError
-from protocol.governance import open_record
+from protocol.governance import open_record, sign_record
 from protocol.jws import split_jws
 from protocol.keys import Signer
 from protocol.policy import Policy, PolicyBook
@@ -233,6 +233,26 @@ class NodeCore:
         for number, reports in filed.to_send:
             self.outbox.add(number, now, now, reports)
         return filed.replies
+
+    # --- the own keys
+
+    @property
+    def kid(self) -> str:
+        """The id of the key with which this node signs."""
+        return self._signer.kid
+
+    def use_key(self, signer: Signer) -> None:
+        """Sign with this key from now on."""
+        self._signer = signer
+        self._desk.use_key(signer)
+
+    def use_sealing_keys(self, keys: Sequence[SealingKey]) -> None:
+        """Open with these keys from now on, what was sealed to earlier ones among them."""
+        self._sealing_keys = tuple(keys)
+
+    def sign_record(self, data: bytes) -> bytes:
+        """A governance record with this member's signature."""
+        return sign_record(data, self._signer)
 
     # --- the region
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import time
 from contextlib import redirect_stdout
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from broker.members import load_region
 from broker.setup import set_status
 from deploy import cli
 from deploy.demo.processes import Tree, free_port
 from deploy.demo.region import Place, start
+from protocol.keys import unb64
 from tests.e2e.conftest import Running, eventually
 
+FINANCE = {"sectors": [{"code": "finance"}]}
 TRUSTEES = ("ministry-id", "office-sg", "agency-jp")
 
 
@@ -95,9 +100,7 @@ async def test_a_join_from_two_empty_directories(tmp_path: Path) -> None:
 
             await eventually(proven, "both records are proven to be in the log")
             assert (await doors["id"].get("/v1/alarms"))["open"] == 0
-            print(
-                f"join: commands {commands:.1f} s, up after {ready:.1f} s, proven after {time.monotonic() - began:.1f} s"
-            )
+            print(f"join: commands {commands:.1f} s, up after {ready:.1f} s, proven {time.monotonic() - began:.1f} s")
         finally:
             await tree.stop()
     kentongan("broker", "check", home)
@@ -138,3 +141,89 @@ async def test_how_soon_a_suspension_bites(region: Running) -> None:
     assert all(item["report_id"] != report for item in await region.inbox("jp"))
     await asyncio.to_thread(set_status, home, "jp", "active")
     await eventually(connected, "it is let back in")
+
+
+@pytest.mark.timeout(250)
+async def test_a_key_is_renewed_under_load(region: Running) -> None:
+    """Reports are posted all the time: each is accepted, and reaches everybody who may have it."""
+    node = region.place.directory / "id"
+    before = json.loads((node / "member.json").read_text())["keys"][0]["kid"]
+    posted: list[str] = []
+    done = asyncio.Event()
+
+    async def post() -> None:
+        while not done.is_set():
+            answer = await region.doors["id"].call("POST", "/v1/reports", filing(f"Report {len(posted)}", **FINANCE))
+            assert answer.status == 202, answer.body
+            posted.append(answer.body["report_id"])
+            await asyncio.sleep(0.01)
+
+    async def renewed() -> bool:
+        return not (node / "keys" / "renewal.json").exists()
+
+    posting = asyncio.create_task(post())
+    while len(posted) < 30:
+        await asyncio.sleep(0.01)
+    began, at = time.monotonic(), len(posted)
+    said = await asyncio.to_thread(kentongan, "node", "rotate", node, "--sealing")
+    await eventually(renewed, "the node signs with the new key")
+    print(f"renewal: in use after {time.monotonic() - began:.2f} s and {len(posted) - at} reports")
+    while len(posted) < at + 100:
+        await asyncio.sleep(0.01)
+    done.set()
+    await posting
+    assert (node / "keys" / f"signing-{before}.pem").exists()
+    fresh = next(line.split()[4].rstrip(",") for line in said.splitlines() if "the signing key" in line)
+
+    async def settled() -> bool:
+        held = {item["report_id"] for item in await region.inbox("jp")}
+        return held.issuperset(posted)
+
+    await eventually(settled, "the recipient has every report")
+    kids = set()
+    states = set()
+    for report in posted:
+        shown = await region.doors["id"].get(f"/v1/reports/{report}")
+        states.add(shown["revisions"][0]["state"])
+    for item in await region.inbox("jp"):
+        shown = await region.doors["jp"].get(f"/v1/inbox/{item['report_id']}")
+        kids.add(json.loads(unb64(shown["revisions"][0]["sd_jwt"].partition(".")[0]))["kid"])
+    assert states == {"accepted"}
+    assert kids == {before, fresh}
+    for name in region.place.members:
+        assert (await region.doors[name].get("/v1/alarms"))["open"] == 0, name
+    secret = {"marking": {"tlp": "RED", "recipients": ["id"]}}
+    answer = await region.doors["jp"].call("POST", "/v1/reports", filing("Sealed to the new key", **secret))
+    assert answer.status == 202, answer.body
+
+    async def opened() -> bool:
+        return any(item["report_id"] == answer.body["report_id"] for item in await region.inbox("id"))
+
+    await eventually(opened, "what is sealed to the new key is opened")
+
+
+@pytest.mark.timeout(200)
+async def test_a_stolen_key_is_revoked_by_its_own_member(region: Running) -> None:
+    """In one step with a new one; what is filed after that counts."""
+    node = region.place.directory / "id"
+    before = json.loads((node / "member.json").read_text())["keys"][0]["kid"]
+    answer = await region.doors["id"].call("POST", "/v1/reports", filing("Before", **FINANCE))
+
+    async def accepted(report: str) -> bool:
+        shown = await region.doors["id"].get(f"/v1/reports/{report}")
+        return bool(shown["revisions"][0]["state"] == "accepted")
+
+    await eventually(lambda: accepted(answer.body["report_id"]), "it is accepted")
+    since = datetime.now(UTC).isoformat()
+    await asyncio.to_thread(kentongan, "node", "revoke", node, before, "--since", since)
+
+    async def renewed() -> bool:
+        return not (node / "keys" / "renewal.json").exists()
+
+    await eventually(renewed, "the key is revoked, and the new one in use")
+    region_now = load_region(region.place.directory / "broker")
+    keys = {key.kid: key for one in region_now.members if one.id == "id" for key in one.keys}
+    assert keys[before].revoked_at is not None
+    assert len(keys) == 2
+    answer = await region.doors["id"].call("POST", "/v1/reports", filing("After", **FINANCE))
+    await eventually(lambda: accepted(answer.body["report_id"]), "it is accepted under the new key")
