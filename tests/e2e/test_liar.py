@@ -226,13 +226,13 @@ async def test_a_forged_withdrawal_takes_nothing_back(region: Lying) -> None:
 async def test_a_member_or_a_key_that_the_trustees_did_not_sign_is_not_taken(region: Lying, lie: str) -> None:
     """A member, a sealing key, or a whole record of the broker's own: refused, with an alarm; what was, stays."""
     region.lie(lie)
-    os.kill(region.pid("id"), signal.SIGKILL)
-    await region.until_alarm("id", "region-not-governed")
+    os.kill(region.pid("sg"), signal.SIGKILL)
+    await region.until_alarm("sg", "region-not-governed")
     ghostly = filing("For a ghost") | {"marking": {"tlp": "AMBER", "recipients": ["gh"]}}
-    refused = await region.doors["id"].call("POST", "/v1/reports", ghostly)
+    refused = await region.doors["sg"].call("POST", "/v1/reports", ghostly)
     assert (refused.status, refused.body["reason"]) == (422, "unknown-recipient")
     secret = filing("Sealed") | {"marking": {"tlp": "RED", "recipients": ["jp"]}}
-    answer = await region.doors["id"].call("POST", "/v1/reports", secret)
+    answer = await region.doors["sg"].call("POST", "/v1/reports", secret)
     assert answer.status == 202, answer.body
 
     async def opened() -> bool:
