@@ -393,7 +393,7 @@ class Broker:
         self.metrics.link_up.set(bus.connected)
         ids, suspended = self._ids()
         active = [member for member in ids if member not in suspended]
-        created = await topology.reconcile(bus.nc, active)
+        created = await topology.reconcile(bus.nc, active, replicas=self.config.nats.replicas)
         lost = [member for member in active if any(subjects.inbox_stream(member) in name for name in created)]
         if created:
             log.info("broker.streams_created", streams=len(created))

@@ -33,6 +33,8 @@ class Nats(Section, frozen=True, kw_only=True):
     url: str | None = None
     creds: Path | None = None
     ca_file: Path | None = None
+    replicas: Annotated[int, Meta(ge=1, le=5)] = 1
+    """Servers of an external cluster that hold each stream: three survive the loss of one."""
 
 
 class Delivery(Section, frozen=True, kw_only=True):

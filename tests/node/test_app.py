@@ -254,9 +254,28 @@ async def test_the_region_survives_a_restart_offline(tmp_path: Path, clock: Cloc
         assert (await node.get("/readyz"))["region"]["serial"] == 1
 
 
+async def test_a_node_is_not_ready_before_it_has_seen_the_region(start: Start) -> None:
+    """What it filed before might stay at home: it does not know yet who is there to get it."""
+    bus = MemoryBus()
+    document, bus.region_document = bus.region_document, b""
+    node = await start(bus)
+    await bus.until(lambda: bus.requests > 1)
+    async with node.http.get("/readyz") as response:
+        assert response.status == 503
+        assert (await response.json())["link"] == "up"
+    bus.region_document = document
+    async with asyncio.timeout(10):
+        while True:
+            async with node.http.get("/readyz") as response:
+                if response.status == 200:
+                    break
+            await asyncio.sleep(0.05)
+
+
 async def test_without_a_region_nothing_is_acknowledged(start: Start, broker: Broker) -> None:
     """A report of an unknown member waits on the bus while the region cannot be asked."""
     node = await start()
+    node.bus.region_document = b""
     node.bus.inbox.append(broker.delivery(released(foreign("th-cert", jurisdiction="th"))))
     await node.bus.until(lambda: node.bus.requests > 1 and not node.bus.inbox)
     await asyncio.sleep(0.1)

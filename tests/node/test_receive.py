@@ -14,6 +14,7 @@ from node.core import NodeCore
 from node.views import inbox_report
 from protocol import statements as st
 from protocol.envelope import SignedReport
+from protocol.keys import unb64
 from protocol.report import UNIT_BIT, Body, Exercise
 from protocol.subjects import Kind
 from tests.governing import govern, sign_region
@@ -192,6 +193,10 @@ def test_the_same_report_in_another_delivery_is_confirmed_for_that_one(core: Nod
     core.receive([broker.delivery(text, number=1)])
     core.receive([broker.delivery(text, number=2)])
     assert [word.delivery for word in said(core)] == [1, 2]
+    with core.store.read() as reads:
+        (row,) = reads.inbox_page(0, 9)
+        (statement,) = reads.statements_by([row.statement])
+    assert (row.delivery, b'"id":2' in unb64(statement.jws.split(".")[1])) == (2, True), "and rests on its statement"
     assert len(inbox(core)) == 1
 
 

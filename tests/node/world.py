@@ -39,6 +39,9 @@ TOKEN = "correct horse battery staple"
 CANARY = "canary-7f3d91"
 """Stands where content stands; must never be in a log, nor where policy does not let it."""
 
+RECORDS = 1_000_000
+"""The leaf of the first governance record: far from those that a test gives to receipts and deliveries."""
+
 OPEN_POLICY = """
 jurisdiction = "{j}"
 version = 1
@@ -121,9 +124,9 @@ class MemoryBus:
         self.sent: list[Msg] = []
         self.inbox: deque[Msg] = deque()
         self.unacked: list[Msg] = []
-        self.region_document = b""
-        self.records: list[str] = []
+        self.records = govern(region())
         """Governance records, in order."""
+        self.region_document = sign_region(region(), key_of("broker"), START, self.records).encode()
         self.up = True
         self.lose = 0
         """Publishes that are stored though the sender hears of a fault."""
@@ -166,9 +169,9 @@ class MemoryBus:
         self.requests += 1
         if subject.endswith(".governance.list"):
             after = json.loads(data)["after"] + 1
-            listed = [{"record": text, "leaf": after + n} for n, text in enumerate(self.records[after:])]
+            listed = [{"record": text, "leaf": RECORDS + after + n} for n, text in enumerate(self.records[after:])]
             return json.dumps({"records": listed}).encode()
-        if not self.region_document:
+        if not self.region_document or not subject.endswith("region"):
             raise Transient("nobody serves")
         return self.region_document
 
