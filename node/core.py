@@ -26,11 +26,11 @@ from node.outbox import Outbox
 from node.receive import Clerk, TakenIn, write_confirmation
 from node.signing import Desk
 from node.store import Store, Tx, instant, microseconds
-from node.trust import Trust
+from node.trust import Trust, in_order
 from protocol import limits
 from protocol.envelope import Rand
 from protocol.errors import ConfigError, ProtocolError
-from protocol.governance import open_record, sign_record
+from protocol.governance import sign_record
 from protocol.jws import split_jws
 from protocol.keys import Signer
 from protocol.policy import Policy, PolicyBook
@@ -275,18 +275,16 @@ class NodeCore:
         with self.store.read() as reads:
             held = [row.record for row in reads.governance()]
         try:
-            changed = self.trust.update(document, [*held, *(text for text, _ in listed)])
-            followed = self.trust.digests[len(held) :]
-            fresh = [(open_record(text.encode("ascii")), text, leaf) for text, leaf in listed[: len(followed)]]
-            if any(one.digest != digest for (one, _, _), digest in zip(fresh, followed, strict=False)):
-                raise ProtocolError(Reason.REGION_NOT_GOVERNED, "$.records", "records are listed in another order")
+            fresh = in_order(listed, len(held))
+            changed = self.trust.update(document, [*held, *(text for _, text, _ in fresh)])
         except ProtocolError as exc:
             if exc.reason is Reason.REGION_NOT_GOVERNED:
                 self._refuse_region(exc)
             raise
-        if fresh:
+        followed = fresh[: len(self.trust.digests) - len(held)]
+        if followed:
             with self.store.write() as tx:
-                self._clerk(tx, self._now()).records(fresh)
+                self._clerk(tx, self._now()).records(followed)
         return changed
 
     def _refuse_region(self, exc: ProtocolError) -> None:

@@ -195,6 +195,27 @@ def head_in(document: str) -> Head:
     return head_of(document)
 
 
+def in_order(listed: Sequence[tuple[str, int]], number: int) -> list[tuple[Signed, str, int]]:
+    """Records with their leaves, read; nothing of them is verified.
+
+    Args:
+        number: what the first of them must have.
+
+    Raises:
+        ProtocolError: REGION_NOT_GOVERNED, one is no record, or in another place.
+    """
+    fresh: list[tuple[Signed, str, int]] = []
+    for text, leaf in listed:
+        try:
+            signed = open_record(text.encode("ascii", "replace"))
+        except ProtocolError as exc:
+            raise ProtocolError(Reason.REGION_NOT_GOVERNED, f"$.records.{exc.reason.value}", exc.detail) from exc
+        if signed.record.number != number + len(fresh):
+            raise ProtocolError(Reason.REGION_NOT_GOVERNED, "$.records", "records are not listed in their order")
+        fresh.append((signed, text, leaf))
+    return fresh
+
+
 def _ungoverned(detail: str, why: Reason | None = None) -> ProtocolError:
     """The refusal that is an alarm; the reason behind it, if a record is at fault, stands in its path."""
     return ProtocolError(Reason.REGION_NOT_GOVERNED, f"$.head.{why.value}" if why else "$.head", detail)

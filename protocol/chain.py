@@ -134,10 +134,11 @@ def apply(state: State, signed: Signed, now: datetime) -> State:
     record = signed.record
     _check_place(state, record)
     _check_time(record, now)
-    _check_authority(state, signed)
     after = replace(_enact(state, record), head=signed.head, at=record.at)
     after = replace(after, region=_change(after.region, serial=record.number + 1))
     _check_consistent(after)
+    # Last, so that a proposal which no signatures could make a record is known before anybody signs it.
+    _check_authority(state, signed)
     if isinstance(record.act, SetTrustees):
         # A trustee is its key: who comes with another one shows that it has it.
         known = {(one.id, one.key.kid) for one in state.trustees}
