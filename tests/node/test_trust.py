@@ -186,6 +186,14 @@ def test_a_region_that_is_not_governed_rings(core: NodeCore) -> None:
     assert core.take_region(document(JOINED, more, NEWER + timedelta(seconds=1)), listed(more))
 
 
+def test_what_goes_beyond_the_head_is_not_kept(core: NodeCore) -> None:
+    """Nothing of it was verified: it is asked for again when the broker names it."""
+    records = govern(region())
+    forged = following(core.trust.state, Admit(member=member("gh-cert", "gh")), key_of("broker")).decode()
+    core.take_region(document(region(), records), listed([*records, forged]))
+    assert core.governed_to() == len(records) - 1
+
+
 def test_two_records_at_one_leaf_are_a_fork(core: NodeCore) -> None:
     """The log cannot hold both."""
     records = govern(region())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -38,10 +40,11 @@ from protocol.governance import (
     Terminate,
     Trustee,
     draft,
+    entry_of,
     open_record,
     sign_record,
 )
-from protocol.keys import SigningKey
+from protocol.keys import SigningKey, b64, unb64
 from protocol.lookalike import skeleton
 from protocol.reasons import Reason
 from protocol.registry import Agreement, Group, Member
@@ -115,6 +118,15 @@ def test_one_more_signature_makes_no_other_record(state: State) -> None:
     assert len(open_record(more).signatures) == 3
     assert sign_record(more, trustee_key("agency-c")) == more, "twice is once"
     assert apply(state, open_record(more), LATER) == apply(state, open_record(record), LATER)
+
+
+def test_what_stands_in_the_log(state: State) -> None:
+    """By hashlib alone, over the payload's bytes."""
+    data = following(state, Suspend(member="id-cert"), *by("office-b"))
+    payload = msgspec.json.decode(data)["payload"]
+    name = hashlib.sha256(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))).digest()
+    assert unb64(open_record(data).digest) == name
+    assert entry_of(open_record(data).digest) == hashlib.sha256(b"kentongan-governance/v1\n" + name).digest()
 
 
 def test_a_replayed_join_is_refused(state: State) -> None:
@@ -377,11 +389,11 @@ def test_a_suspended_member_adds_no_keys(state: State) -> None:
         (lambda _: SetTrustees(trustees=TRUSTEES, threshold=4), Reason.INVALID_VALUE),
         (lambda _: SetTrustees(trustees=[*TRUSTEES, TRUSTEES[0]], threshold=2), Reason.INVALID_VALUE),
         (
-            lambda _: SetTrustees(trustees=[*TRUSTEES, trustee("x", key=TRUSTEES[0].key)], threshold=2),
+            lambda _: SetTrustees(trustees=[*TRUSTEES, trustee("council-d", key=TRUSTEES[0].key)], threshold=2),
             Reason.INVALID_VALUE,
         ),
         (
-            lambda _: SetTrustees(trustees=[*TRUSTEES, trustee("x", key=joining("id").keys[0])], threshold=2),
+            lambda _: SetTrustees(trustees=[*TRUSTEES, trustee("council-d", key=joining("id").keys[0])], threshold=2),
             Reason.INVALID_VALUE,
         ),
         (
@@ -532,8 +544,6 @@ def test_a_record_is_bounded(state: State) -> None:
 
 def _acts(data: bytes) -> tuple[bytes, bytes]:
     """The payload, and one with an act that does not exist."""
-    from protocol.keys import b64, unb64  # noqa: PLC0415 - of this test only
-
     payload = msgspec.json.decode(data)["payload"]
     return payload.encode(), b64(unb64(payload).replace(b'"suspend"', b'"promote"')).encode()
 
