@@ -119,6 +119,8 @@ class State:
         self.stopping = False
         self.region_at: float | None = None
         """When a region document was last fetched (monotonic)."""
+        self.region_asked = False
+        """Whether the broker has answered what the region is, since the start; also if that was refused."""
         self.policy_fault = ""
         self.filed = Wake()
         self.said = Wake()
@@ -398,8 +400,10 @@ class Refresher:
             listed = await self._records(link, head_in(document.decode("ascii", "replace")).number)
             changed = await self._writer.run(self._core.take_region, document, listed)
         except ProtocolError as exc:
+            self._state.region_asked = True
             log.error("node.region_refused", reason=exc.reason.value)
             return
+        self._state.region_asked = True
         self._state.region_at = monotonic()
         if changed:
             await asyncio.to_thread(_replace, self._cache, document)
