@@ -22,13 +22,14 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from broker import members, policies, sequencer, store, tables, topology
+from broker import governing, members, policies, sequencer, store, tables, topology
 from broker.accounts import Accounts
 from broker.api import Api
 from broker.config import Config
 from broker.deliver import Redelivery
 from broker.erase import Erased
 from broker.feed import Feed
+from broker.governor import Governor
 from broker.ingest import Incoming, Ingest, Work
 from broker.log import Log
 from broker.metrics import Metrics
@@ -42,7 +43,7 @@ from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.keys import KeyRecord, SigningKey
 from protocol.process import Bugs, alone
 from protocol.reasons import Reason
-from protocol.registry import Registry, sign_region
+from protocol.registry import Registry
 from protocol.transport import Message
 
 log = structlog.get_logger()
@@ -54,12 +55,16 @@ BATCH_BYTES: Final = 1_500_000
 SENDERS: Final = 16
 QUEUE: Final = 64
 TICK: Final = 1.0
+FOLLOW: Final = 0.25
+"""Seconds between looks at the region's files: who is suspended is cut off within one second."""
 RECONCILE_EVERY: Final = 5.0
 TRIM_EVERY: Final = 60.0
 REGION_METHOD: Final = "region"
 MISSED_METHOD: Final = "missed"
 PUBLISH_METHOD: Final = "policy.publish"
 POLICIES_METHOD: Final = "policy.list"
+GOVERNANCE_METHOD: Final = governing.LIST_METHOD
+OFFER_METHOD: Final = governing.OFFER_METHOD
 
 
 def _utc() -> datetime:
@@ -78,6 +83,7 @@ class Broker:
         self._clock = clock
         self._store = store.Store(store.open_engine(config.ledger_url))
         self.log = Log(self._store, signer, signer.public, lambda: self._state)
+        self._governor = Governor(self._store, config.region, signer, clock)
         self._state = self._load_state()
         self._stamp = members.stamp(config.region)
         self._writer = ThreadPoolExecutor(1, "ledger")
@@ -114,6 +120,7 @@ class Broker:
 
         state = members.load_state(self.config.region, self._records, published)
         self.log.check(state.registry)
+        self._governor.check(state)
         return state
 
     async def read(self, function: Callable[..., T], *args: Any) -> T:
@@ -151,6 +158,7 @@ class Broker:
             stack.callback(self._store.close)
             stack.callback(self._writer.shutdown)
             stack.callback(self._readers.shutdown)
+            await self._write(self._governor.record, self._state)
             await self._write(self.log.load, self._clock())
             await self._start_nats(stack)
             self.bus = await self._connect()
@@ -400,7 +408,7 @@ class Broker:
     async def _members_loop(self) -> None:
         """Follow the region's files. A change takes effect as a whole; a broken one is reported and not used."""
         while True:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(FOLLOW)
             found = members.stamp(self.config.region)
             if found == self._stamp:
                 continue
@@ -416,9 +424,10 @@ class Broker:
             gone = before - (set(ids) - set(suspended))
             log.info("broker.region_changed", serial=state.registry.region.serial, stopped=sorted(gone))
             try:
-                await self._sequencer.region_changed()
                 if self.nats is not None:
                     await self.nats.set_members(ids, suspended)
+                await self._write(self._governor.record, self._state)
+                await self._sequencer.region_changed()
                 for member in gone:
                     await topology.purge_inbox(self._bus().nc, member)
                 await self._reconcile()
@@ -435,13 +444,17 @@ class Broker:
         """Request and reply with members: the signed registry, and what a member's inbox may have lost."""
         member, method = subjects.parse_rpc(subject)
         if method == REGION_METHOD:
-            return sign_region(self._state.registry.region, self._signer, self._clock()).encode("ascii")
+            return self._governor.document()
         if method == MISSED_METHOD:
             return await self.read(missed, self._store, member, data)
         if method == PUBLISH_METHOD:
             return await self._publish(member, data)
         if method == POLICIES_METHOD:
             return await self.read(policies.listed, self._store, data)
+        if method == GOVERNANCE_METHOD:
+            return await self.read(self._governor.listed, data)
+        if method == OFFER_METHOD:
+            return await self.read(self._governor.offered, member, data)
         if method in sequencer.METHODS:
             return await self._sequencer.answer(member, method, data)
         raise ProtocolError(Reason.UNKNOWN_PATH, "$", "no such method")

@@ -58,7 +58,7 @@ class Config(Settings, frozen=True, kw_only=True):
     keys: Path
     """Private keys: signing.pem, and the bus's operator and account keys in nats/."""
     region: Path
-    """Directory with region.toml and policies/."""
+    """Directory with governance/ and policies/."""
     ledger: str | None = None
     """SQLAlchemy URL; by default SQLite in the data directory."""
     http: Http = Http()

@@ -44,6 +44,7 @@ from node.tables import (
     confirmations_out,
     confirmed,
     events,
+    governance,
     idempotency,
     inbox,
     leaves,
@@ -233,6 +234,10 @@ class Reads(Due):
     def policies(self) -> list[Row[Any]]:
         """Every signed policy that is here, in the order of their versions."""
         return list(self._db.execute(select(policies).order_by(policies.c.jurisdiction, policies.c.version)))
+
+    def governance(self) -> list[Row[Any]]:
+        """The governance records, in order."""
+        return list(self._db.execute(select(governance).order_by(governance.c.number)))
 
     def position(self, name: str) -> int:
         """A number kept by name, 0 if there is none yet."""

@@ -3,7 +3,8 @@
 Guarantees: every new checkpoint is looked at as soon as the broker shows it, every published one lets what waits be
 proven at once; what the broker refuses or contradicts is asked again after a rest, for as long as the process lives.
 Logs hold sizes, counts and reasons. A broker that is silent about the log alone is told from one that is down: it is
-then asked for the region document, which every broker answers.
+then asked for the region document, which every broker answers. Nothing is taken for witnessed before the region was
+looked at since the start: an old one may ask for fewer witnesses.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Witnessing:
         wait = SOON
         while not self._state.stopping:
             link = self._state.link
-            if link is None or not link.connected:
+            if link is None or not link.connected or not self._state.region_asked:
                 await self._writer.run(self._witness.lookout.silent)
                 await bell.wait(PAUSE)
                 continue
@@ -112,7 +113,7 @@ class Witnessing:
         wait = SOON
         while not self._state.stopping:
             link = self._state.link
-            if link is None or not link.connected:
+            if link is None or not link.connected or not self._state.region_asked:
                 await self._published.wait(PAUSE)
                 continue
             try:

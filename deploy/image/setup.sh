@@ -65,7 +65,7 @@ make_region() {
         set_in "$dir/broker.toml" nats public_url "$url"
     fi
     for member in "$@"; do
-        if [ ! -e "$dir/members/$member.json" ]; then
+        if ! kentongan broker governance "$dir" | grep -q "^Admit $member "; then
             kentongan broker admit "$dir" "$exchange/$member.member.json" \
                 --policy "$exchange/$member.policy.toml" --invitation "$exchange/$member.invitation.json"
         fi

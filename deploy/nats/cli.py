@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -22,13 +21,13 @@ import msgspec
 from broker.accounts import Accounts
 from broker.config import Config, load_config
 from broker.members import load_region
-from broker.setup import load_keys
+from broker.setup import invitation, load_keys
 from protocol import process, subjects
 from protocol.bus import NatsBus
 from protocol.errors import ConfigError, Transient
-from protocol.invitation import Invitation, save_invitation
+from protocol.invitation import save_invitation
 from protocol.keys import SigningKey, write_secret
-from protocol.registry import Member, Region, sign_region
+from protocol.registry import Member, Region
 
 CREDS: Final = "broker.creds"
 _PATIENCE: Final = 10.0
@@ -143,7 +142,7 @@ async def _send(config: Config, accounts: Accounts, claims: list[str]) -> None:
 
 def _invite(directory: Path, member_id: str, out: Path) -> int:
     config = _external(directory)
-    signer, region = _region(config)
+    _, region = _region(config)
     member = next((one for one in region.members if one.id == member_id), None)
     if member is None:
         raise ConfigError(f"{member_id} is no member: `kentongan broker admit {directory} MEMBER.json` first")
@@ -152,16 +151,7 @@ def _invite(directory: Path, member_id: str, out: Path) -> int:
     if out.exists():
         raise ConfigError(f"{out} exists and is never overwritten: move it away first")
     user = Accounts.load(config.keys / "nats").issue_user(member.id, member.transport, int(time.time()))
-    save_invitation(
-        out,
-        Invitation(
-            member=member.id,
-            url=config.nats.public_url or str(config.nats.url),
-            user_jwt=user,
-            broker_keys=region.broker_keys,
-            region=sign_region(region, signer, datetime.now(UTC)),
-        ),
-    )
+    save_invitation(out, invitation(config, member.id, config.nats.public_url or str(config.nats.url), user))
     print(
         f"Hand {out} to the operator of {member.id}; nothing in it is secret. The node needs the servers' ca_file too."
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -222,3 +224,26 @@ async def test_a_forged_withdrawal_takes_nothing_back(region: Lying) -> None:
     (held,) = [item for item in await region.inbox("jp") if item["report_id"] == report]
     assert held["withdrawn"] is False
     assert held["report"]["body"]
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize("lie", ["ghost", "swap", "forged"])
+async def test_a_member_or_a_key_that_the_trustees_did_not_sign_is_not_taken(region: Lying, lie: str) -> None:
+    """A member, a sealing key, or a whole record of the broker's own: refused, with an alarm; what was, stays."""
+    region.lie(lie)
+    os.kill(region.pid("sg"), signal.SIGKILL)
+    await region.until_alarm("sg", "region-not-governed")
+    ghostly = filing("For a ghost") | {"marking": {"tlp": "AMBER", "recipients": ["gh"]}}
+    refused = await region.doors["sg"].call("POST", "/v1/reports", ghostly)
+    assert (refused.status, refused.body["reason"]) == (422, "unknown-recipient")
+    secret = filing("Sealed") | {"marking": {"tlp": "RED", "recipients": ["jp"]}}
+    answer = await region.doors["sg"].call("POST", "/v1/reports", secret)
+    assert answer.status == 202, answer.body
+
+    async def opened() -> bool:
+        return any(
+            item["report_id"] == answer.body["report_id"] and item["report"] is not None
+            for item in await region.inbox("jp")
+        )
+
+    await eventually(opened, "the recipient opens what was sealed to its own key")

@@ -15,9 +15,9 @@ from node.views import inbox_report
 from protocol import statements as st
 from protocol.envelope import SignedReport
 from protocol.keys import unb64
-from protocol.registry import sign_region
 from protocol.report import UNIT_BIT, Body, Exercise
 from protocol.subjects import Kind
+from tests.governing import govern, sign_region
 from tests.node.looking import alarms, events, inbox, said, shown
 from tests.node.test_filing import file
 from tests.node.world import (
@@ -367,7 +367,8 @@ def test_an_unknown_key_is_asked_for_once(core: NodeCore, broker: Broker, clock:
         msgspec.structs.replace(MEMBERS[0], id="th-cert", jurisdiction="th", keys=[record_of("th-cert")]),
     )
     clock.pass_(seconds=1)
-    core.trust.update(sign_region(region(2, members), key_of("broker"), clock()).encode())
+    place = region(2, members)
+    core.trust.update(sign_region(place, key_of("broker"), clock()).encode(), govern(place))
     opened = core.open([message], region_is_fresh=True)
     assert opened.again == []
     core.take_in(opened)
