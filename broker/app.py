@@ -83,12 +83,13 @@ class Broker:
         self._writer = ThreadPoolExecutor(1, "ledger")
         self._readers = ThreadPoolExecutor(2, "reader")
         first_ms = int(config.delivery.first_retry_seconds * 1000)
-        self._ingest = Ingest(self._store, signer, lambda: self._state, secrets.token_bytes, first_ms)
-        self._redelivery = Redelivery(self._store, signer, lambda: self._state, first_ms)
+        self._ingest = Ingest(self._store, signer, lambda: self._state, secrets.token_bytes, first_ms, self._current)
+        self._redelivery = Redelivery(self._store, signer, lambda: self._state, first_ms, self._current)
         self._outgoing: asyncio.Queue[Outgoing] = asyncio.Queue(QUEUE)
         self._sent: list[int] = []
         self._asleep: set[str] = set()
         self._erased = Erased()
+        self._fed = 0
         self.changed = asyncio.Event()
         """Set, and replaced, at the next commit: take it before reading, wait for it after."""
         self.metrics = Metrics()
@@ -115,6 +116,22 @@ class Broker:
         state = members.load_state(self.config.region, self._records, published)
         self.log.check(state.registry)
         return state
+
+    def _outdated(self) -> bool:
+        """Whether a policy was published that the state does not have: another process may have taken it."""
+        with self._store.reading() as connection:
+            return store.last_number(connection, tables.policies) != self._state.published
+
+    def _current(self, connection: store.Connection) -> members.RegionState:
+        """The region by which to decide, with all policies that were published before this transaction."""
+        if store.last_number(connection, tables.policies) != self._state.published:
+            self._take_published()
+        return self._state
+
+    def _take_published(self) -> None:
+        state = self._state
+        published = policies.published_policies(self._store, state.registry, self._clock())
+        self._state = members.with_published(state.registry, state.files, published)
 
     async def read(self, function: Callable[..., T], *args: Any) -> T:
         """Run a reading function off the event loop."""
@@ -303,13 +320,17 @@ class Broker:
     async def _redelivery_loop(self) -> None:
         while True:
             await asyncio.sleep(TICK)
+            sent, self._sent = self._sent, []
             try:
-                sent, self._sent = self._sent, []
                 if sent:
                     await self._write(self._redelivery.sent, sent, self._clock())
+                    sent = []
                 due = await self._write(self._redelivery.due, self._clock(), frozenset(self._asleep))
-                backlog = await self.read(self._read_backlog)
+                fed, backlog = self._fed, await self.read(self._read_backlog)
+                if fed != self._fed and self._store.shared:
+                    self._tell_change()
             except Transient as exc:
+                self._sent += sent
                 log.warning("broker.waiting", why=str(exc))
                 continue
             for stopped in due.stopped:
@@ -324,6 +345,7 @@ class Broker:
 
     def _read_backlog(self) -> dict[str, tuple[int, int]]:
         with self._store.reading() as connection:
+            self._fed = store.last_number(connection, tables.feed)
             self.metrics.quarantined.set(store.count(connection, tables.quarantine))
             return store.backlog(connection)
 
@@ -402,13 +424,16 @@ class Broker:
         while True:
             await asyncio.sleep(TICK)
             found = members.stamp(self.config.region)
-            if found == self._stamp:
-                continue
-            self._stamp = found
             try:
+                if found == self._stamp and not await self.read(self._outdated):
+                    continue
+                self._stamp = found
                 state = await self.read(self._load_state)
             except ConfigError as exc:
                 log.error("broker.region_refused", why=str(exc))
+                continue
+            except Transient as exc:
+                log.warning("broker.waiting", why=str(exc))
                 continue
             before = set(self._ids()[0]) - set(self._ids()[1])
             self._state = state
@@ -450,7 +475,7 @@ class Broker:
         """A jurisdiction's policy: in the ledger, and in force from its date, when this returns."""
         published = await self._write(policies.take, self._store, member, data, self._state.registry, self._clock())
         if published is not None:
-            self._state = await self.read(self._load_state)
+            await self.read(self._take_published)
             policy = published.policy
             log.info("broker.policy", member=member, jurisdiction=policy.jurisdiction, version=policy.version)
             await self._requeue()

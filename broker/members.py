@@ -10,7 +10,7 @@ broken one leaves the last good state in force and is reported. Every answer is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ from broker.policies import PublishedPolicies, merge
 from protocol.errors import ConfigError, ProtocolError
 from protocol.keys import KeyRecord
 from protocol.parse import convert, decode
-from protocol.policy import HEADER, Facts, Outcome, PolicyBook, evaluate, explain, load_policy
+from protocol.policy import HEADER, Facts, Outcome, Policy, PolicyBook, evaluate, explain, load_policy
 from protocol.process import read_toml
 from protocol.registry import Member, Region, Registry, as_recipient
 from protocol.statements import Decision, ReleasedBy
@@ -53,6 +53,10 @@ class RegionState:
 
     registry: Registry
     book: PolicyBook
+    files: Sequence[Policy] = ()
+    """Policies out of files, those included that no longer speak."""
+    published: int = 0
+    """The number of the last published policy that it has."""
     _answers: dict[tuple[Facts, str], Answers] = field(default_factory=dict)
     _until: datetime | None = None
     _reasons: dict[tuple[int, int, int], tuple[Outcome, Decision]] = field(default_factory=dict)
@@ -158,7 +162,12 @@ def load_state(
         if policy.jurisdiction not in registry.jurisdictions:
             raise ConfigError(f"{path.name}: no member has the jurisdiction {policy.jurisdiction}")
         policies.append(policy)
-    return RegionState(registry, PolicyBook(merge(policies, published(registry))))
+    return with_published(registry, policies, published(registry))
+
+
+def with_published(registry: Registry, files: Sequence[Policy], published: PublishedPolicies) -> RegionState:
+    """The state of a region whose jurisdictions have published this."""
+    return RegionState(registry, PolicyBook(merge(files, published)), files, published.last)
 
 
 def stamp(directory: Path) -> tuple[tuple[str, int, int], ...]:

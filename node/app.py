@@ -276,7 +276,7 @@ def _open_core(
     fingerprint_key = read_secret(config.keys / files.FINGERPRINT_KEY)
     trust = Trust(invitation.broker_keys, invitation.region, now)
     with ExitStack() as stack:
-        store = Store.open(config.data)
+        store = Store.open(config.data, config.store)
         stack.callback(store.close)
         stack.enter_context(process.alone(config.data))
         _take_cached_region(trust, config.data / REGION_FILE)

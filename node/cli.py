@@ -273,7 +273,7 @@ def _alarms(args: argparse.Namespace) -> int:
         _clear(config, args.clear, args.by, args.token or os.environ.get(ENVIRONMENT, ""))
         print(f"alarm {args.clear} is cleared")
         return 0
-    with closing(open_reader(config.data)) as store, store.read() as reads:
+    with closing(open_reader(config.data, config.store)) as store, store.read() as reads:
         after, shown = 0, 0
         while rows := reads.alarms_page(after, _PAGE, cleared=args.all):
             for row in rows:
@@ -298,7 +298,7 @@ def _clear(config: Config, number: int, by: str, token: str) -> None:
             stack.enter_context(process.alone(config.data))
         except ConfigError:
             return _ask_to_clear(config, number, by, token)
-        store = stack.enter_context(closing(Store.open(config.data)))
+        store = stack.enter_context(closing(Store.open(config.data, config.store)))
         try:
             with store.write() as tx:
                 clear_alarm(tx, number, by, microseconds(datetime.now(UTC)))
@@ -334,7 +334,7 @@ def _check(place: Path, *, as_json: bool) -> int:
         if rows >= 10_000 and rows % 10_000 < 100:
             print(f"{what}: {rows}", file=sys.stderr)
 
-    with closing(open_reader(config.data)) as store:
+    with closing(open_reader(config.data, config.store)) as store:
         findings = check_node(store, config.member, _trust(config), datetime.now(UTC), progress)
         return tell(findings, print, as_json=as_json)
 

@@ -120,16 +120,22 @@ class NodeCore:
         )
         self.outbox = Outbox(rand)
         self.words = Outbox(rand)
+        self._term = 0
         self._recover()
 
     def _recover(self) -> None:
-        """After a start, everything that waits is due at once."""
+        """After a start, and after the database was away, everything that waits there is due at once."""
+        if (term := self.store.take_up()) == self._term:
+            return
         now = self._now()
+        self.outbox.clear()
+        self.words.clear()
         with self.store.read() as reads:
             for row in reads.waiting(tables.submissions):
                 self.outbox.add(row.id, instant(row.created_at), now, row.reports)
             for row in reads.waiting(tables.confirmations_out):
                 self.words.add(row.id, instant(row.created_at), now)
+        self._term = term
 
     # --- policies
 
@@ -236,7 +242,12 @@ class NodeCore:
     # --- sending
 
     def outgoing(self, most: int) -> list[Outgoing]:
-        """Submissions that are due, the bytes the same at each attempt. Say `tried` for each."""
+        """Submissions that are due, the bytes the same at each attempt. Say `tried` for each.
+
+        Raises:
+            Transient: the database is away.
+        """
+        self._recover()
         numbers = self.outbox.take(self._now(), most)
         with self.store.read() as reads:
             return [Outgoing((row.id,), row.message) for row in reads.submissions_by("id", numbers)] if numbers else []
@@ -247,7 +258,12 @@ class NodeCore:
         self.outbox.tried(failed, self._now(), stored=False)
 
     def outgoing_words(self, most: int) -> list[Outgoing]:
-        """Confirmations that are due, in up to `most` messages."""
+        """Confirmations that are due, in up to `most` messages.
+
+        Raises:
+            Transient: the database is away.
+        """
+        self._recover()
         numbers = self.words.take(self._now(), most * limits.CONFIRMATIONS_PER_MESSAGE)
         if not numbers:
             return []

@@ -56,6 +56,12 @@ class Outbox:
         self.weight += weight
         heapq.heappush(self._heap, (now, number))
 
+    def clear(self) -> None:
+        """Nothing waits."""
+        self._waiting.clear()
+        self._heap.clear()
+        self.weight = 0
+
     def take(self, now: datetime, most: int) -> list[int]:
         """Up to `most` numbers that are due; each is in the caller's hand until `tried`."""
         taken: list[int] = []

@@ -14,6 +14,8 @@ from protocol.policy import PolicyBook
 from protocol.registry import sign_region
 from tests.federation import Faults, Federation, filing, open_policy
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 ALL = {"id": {"jp", "sg"}, "jp": {"id", "sg"}, "sg": {"id", "jp"}}
 
 

@@ -20,6 +20,8 @@ from tests.broker.make import COORDINATOR, Hub
 from tests.federation import open_policy
 from tests.protocol import make
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 ALL_BUT_ORIGIN = {"sg-cert", "my-cert", "ph-cert"}
 EVERYTHING: dict[str, Any] = {"id": "all", "effect": "allow", "because": "x", "to": ["*"], "disclose": ["*"]}
 

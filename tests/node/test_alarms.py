@@ -22,6 +22,8 @@ from tests.node.conftest import running
 from tests.node.looking import alarms, events
 from tests.node.world import CANARY, TOKEN, Broker, Clock, MemoryBus, Msg, foreign, make_config, released
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 NONSENSE = Msg(Kind.RECEIPTS, b"nonsense")
 AT = 1_000_000
 

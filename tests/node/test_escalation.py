@@ -38,6 +38,8 @@ from tests.node.world import (
     released,
 )
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 LIMITS = Escalation()
 CRITICAL = {"severity": Severity(score=95)}
 

@@ -39,6 +39,8 @@ from tests.node.world import (
     released,
 )
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 SOON = START + timedelta(hours=1)
 
 

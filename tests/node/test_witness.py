@@ -69,6 +69,8 @@ from tests.node.world import (
     trust,
 )
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 QUORUM = ("my-cert", "sg-cert")
 
 

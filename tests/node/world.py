@@ -32,6 +32,7 @@ from protocol.reasons import Reason
 from protocol.registry import Member, Region, Registry, sign_region
 from protocol.report import ALL_UNITS, COARSE_UNITS, SCHEMA, Filing, Header, Origin, Report
 from protocol.subjects import Kind
+from tests import databases
 
 START = datetime(2026, 5, 4, 8, 0, tzinfo=UTC)
 TOKEN = "correct horse battery staple"
@@ -339,7 +340,7 @@ def make_core(directory: Path, clock: Clock, *, policy: str = OPEN_POLICY, **cha
     return NodeCore(
         member="id-cert",
         jurisdiction="id",
-        store=Store.open(directory),
+        store=Store.open(directory, databases.node_url(directory)),
         signer=key_of("id-cert"),
         fingerprint_key=b"f" * 32,
         trust=changes.pop("trust", None) or trust(clock),
