@@ -33,3 +33,11 @@ def each_database(request: pytest.FixtureRequest) -> Iterator[str]:
     databases.use(request.getfixturevalue("server") if request.param == "postgresql" else None)
     yield request.param
     databases.use(None)
+
+
+@pytest.fixture
+def on_postgresql(server: Server) -> Iterator[None]:
+    """The test has its stores on PostgreSQL."""
+    databases.use(server)
+    yield
+    databases.use(None)

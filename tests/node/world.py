@@ -375,6 +375,7 @@ def make_config(directory: Path, policy: str = OPEN_POLICY, backlog: int = 200_0
         http=Http(host="127.0.0.1", port=0),
         tokens=(Token(name="soc", sha256=hashlib.sha256(TOKEN.encode()).hexdigest()),),
         backlog=backlog,
+        store=databases.node_url(directory / "data"),
     )
 
 
