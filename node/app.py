@@ -148,7 +148,7 @@ class Node:
                     group.create_task(sender.run())
                 group.create_task(Receiver(core, writer, state, metrics, refresher).run())
                 group.create_task(refresher.run())
-                group.create_task(Catchup(core, writer, state, metrics).run())
+                group.create_task(Catchup(core, writer, state, metrics, refresher).run())
                 group.create_task(watch_policy(core, writer, state, self._config.policy, self._approve))
                 group.create_task(Exchange(core, writer, state).run())
                 group.create_task(tidy(core, writer, state))

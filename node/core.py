@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET
@@ -25,11 +25,11 @@ from node.opening import Bench, Message, Opened, open_messages
 from node.outbox import Outbox
 from node.receive import Clerk, TakenIn, write_confirmation
 from node.signing import Desk
-from node.store import Store, Tx, instant, microseconds
+from node.store import Reads, Store, Tx, instant, microseconds
 from node.trust import Trust
 from protocol import limits
 from protocol.envelope import Rand
-from protocol.errors import ConfigError, ProtocolError
+from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.jws import split_jws
 from protocol.keys import Signer
 from protocol.policy import Policy, PolicyBook
@@ -249,8 +249,19 @@ class NodeCore:
         """
         self._recover()
         numbers = self.outbox.take(self._now(), most)
-        with self.store.read() as reads:
-            return [Outgoing((row.id,), row.message) for row in reads.submissions_by("id", numbers)] if numbers else []
+        rows = self._in_hand(self.outbox, numbers, lambda reads: reads.submissions_by("id", numbers))
+        return [Outgoing((row.id,), row.message) for row in rows]
+
+    def _in_hand(self, box: Outbox, numbers: Sequence[int], read: Callable[[Reads], list[Any]]) -> list[Any]:
+        """What was taken from an outbox, or it is given back."""
+        if not numbers:
+            return []
+        try:
+            with self.store.read() as reads:
+                return read(reads)
+        except Transient:
+            box.tried(numbers, self._now(), stored=False)
+            raise
 
     def tried(self, stored: Sequence[int], failed: Sequence[int]) -> None:
         """What became of the attempts."""
@@ -265,10 +276,9 @@ class NodeCore:
         """
         self._recover()
         numbers = self.words.take(self._now(), most * limits.CONFIRMATIONS_PER_MESSAGE)
-        if not numbers:
+        rows = self._in_hand(self.words, numbers, lambda reads: reads.confirmations_by("id", numbers))
+        if not rows:
             return []
-        with self.store.read() as reads:
-            rows = reads.confirmations_by("id", numbers)
         messages: list[Outgoing] = []
         part: list[tuple[int, str]] = []
         size = 0

@@ -272,7 +272,12 @@ class Sender:
             if link is None or not link.connected:
                 await self._bell.wait(PAUSE)
                 continue
-            work = await self._writer.run(self._take, AT_ONCE)
+            try:
+                work = await self._writer.run(self._take, AT_ONCE)
+            except Transient as exc:
+                log.warning("node.not_sent", kind=self._kind.value, detail=str(exc)[:200])
+                await self._bell.wait(PAUSE)
+                continue
             if not work:
                 await self._bell.wait(await self._writer.run(self._next_due))
                 continue
@@ -418,6 +423,10 @@ async def watch_policy(
         except (ConfigError, OSError, UnicodeDecodeError) as exc:
             state.policy_fault = str(exc)
             log.error("node.policy_refused", detail=str(exc))
+            continue
+        except Transient as exc:
+            log.warning("node.policy_waits", detail=str(exc)[:200])
+            seen = (0, 0)
             continue
         state.policy_fault = ""
         state.ring_policy()

@@ -223,6 +223,7 @@ class Sole:
     def __init__(self, engine: Engine, name: str, *, yields: bool = False) -> None:
         self._engine = engine
         self._number = lock_number(engine, name)
+        self._name = f"kentongan {name}"
         self._idle = f"{_IDLE}s" if yields else "0"
         self._session: Connection | None = None
         self._seen = 0.0
@@ -265,14 +266,16 @@ class Sole:
     def _begin(self) -> None:
         session = self._engine.connect()
         try:
-            idle = select(func.set_config("idle_session_timeout", self._idle, False))
-            taken, _ = session.execute(select(func.pg_try_advisory_lock(self._number), idle.scalar_subquery())).one()
+            settings = [("idle_session_timeout", self._idle), ("application_name", self._name)]
+            for name, value in settings:
+                session.execute(select(func.set_config(name, value, False)))
+            taken = session.scalar(select(func.pg_try_advisory_lock(self._number)))
             session.commit()
         except BaseException:
             _end(session)
             raise
         if not taken:
-            # The setting must not stay with a session of the pool.
+            # The settings must not stay with a session of the pool.
             _end(session)
             return
         self._session, self._seen, self._term = session, time.monotonic(), self._term + 1
