@@ -29,7 +29,7 @@ from broker.config import Config
 from broker.deliver import Redelivery
 from broker.erase import Erased
 from broker.feed import Feed
-from broker.ingest import Incoming, Ingest, Work
+from broker.ingest import Incoming, Ingest, Work, in_batches
 from broker.log import Log
 from broker.metrics import Metrics
 from broker.natsd import EmbeddedNats
@@ -49,8 +49,6 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 PULL: Final = 128
-BATCH_BYTES: Final = 1_500_000
-"""Messages are decided in transactions of about this size: some 300 reports, and a bounded wait for everybody else."""
 SENDERS: Final = 16
 QUEUE: Final = 64
 TICK: Final = 1.0
@@ -245,7 +243,7 @@ class Broker:
         while True:
             try:
                 messages = await bus.pull(PULL, 2.0)
-                for batch in _batches(messages):
+                for batch in in_batches(messages):
                     await self._take(bus, batch)
             except Transient as exc:
                 log.warning("broker.waiting", why=str(exc))
@@ -485,19 +483,6 @@ class Broker:
         self._sequencer.wake()
         self.changed, waiting = asyncio.Event(), self.changed
         waiting.set()
-
-
-def _batches(messages: list[Message]) -> list[list[Message]]:
-    """Cut what was pulled into transactions of a bounded size."""
-    batches: list[list[Message]] = []
-    size = BATCH_BYTES
-    for message in messages:
-        if size + len(message.data) > BATCH_BYTES:
-            batches.append([])
-            size = 0
-        batches[-1].append(message)
-        size += len(message.data)
-    return batches
 
 
 def _replace_secret(path: Path, data: bytes) -> None:

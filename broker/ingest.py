@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -70,6 +70,33 @@ class Work:
     """One entry a decided submission: ids, outcomes, sizes."""
     erased: Erased = field(default_factory=Erased)
     """What was withdrawn."""
+
+
+BATCH_BYTES: Final = 1_500_000
+"""Messages are decided in transactions of about this size: some 300 reports, and a bounded wait for everybody else."""
+
+
+class Sized(Protocol):
+    """A message of the bus."""
+
+    @property
+    def data(self) -> bytes: ...
+
+
+M = TypeVar("M", bound=Sized)
+
+
+def in_batches(messages: Sequence[M]) -> list[list[M]]:
+    """Cut what was pulled into transactions of a bounded size."""
+    batches: list[list[M]] = []
+    size = BATCH_BYTES
+    for message in messages:
+        if size + len(message.data) > BATCH_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(message)
+        size += len(message.data)
+    return batches
 
 
 @dataclass(slots=True)

@@ -30,6 +30,7 @@ from typing import Any, Final
 from broker import logstore
 from broker.logstore import TileCache
 from broker.members import RegionState
+from broker.quorum import Witnesses
 from broker.store import Connection, Store, milliseconds
 from protocol import limits
 from protocol.errors import ConfigError, ProtocolError
@@ -46,10 +47,7 @@ from protocol.merkle import NodeReader, prove_consistency, prove_inclusion
 from protocol.notes import (
     LOG,
     Checkpoint,
-    Line,
     Note,
-    NoteKey,
-    cosigned_at,
     key_id,
     parse_checkpoint,
     parse_line,
@@ -106,13 +104,6 @@ class _Shown:
     published: Published | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Witnesses:
-    registry: Registry
-    keys: Mapping[tuple[str, bytes], NoteKey]
-    quorum: int
-
-
 class Log:
     """The region's log, without an event loop.
 
@@ -143,7 +134,7 @@ class Log:
         self._shown = _Shown()
         self._showing = Lock()
         self._lines: tuple[int, dict[str, str]] | None = None
-        self._known: _Witnesses | None = None
+        self._witnesses = Witnesses(lambda: state().registry)
         self._cache = TileCache()
         self._consistency = lru_cache(64)(self._prove_consistency)
 
@@ -178,12 +169,12 @@ class Log:
 
     def numbers(self) -> dict[str, int]:
         """Counts for the status page."""
-        shown, witnesses = self._shown, self._witnesses()
+        shown, witnesses = self._shown, self._witnesses
         return {
             "size": shown.newest.size if shown.newest else 0,
             "published": shown.published.size if shown.published else 0,
             "cosigned_by": shown.published.witnesses if shown.published else 0,
-            "witnesses": len({name for name, _ in witnesses.keys}),
+            "witnesses": witnesses.members,
             "quorum": witnesses.quorum,
         }
 
@@ -260,7 +251,7 @@ class Log:
             Transient: nothing was committed; the witness sends it again.
         """
         parsed = parse_line(line.removesuffix("\n"))
-        key = self._key_of(member, parsed)
+        key = self._witnesses.key_of(member, parsed)
         with self._store.reading() as connection:
             row = logstore.checkpoint(connection, size)
             lines = logstore.lines(connection, size)
@@ -270,19 +261,19 @@ class Log:
         if seen.at > now + limits.CLOCK_SKEW:
             raise ProtocolError(Reason.TIME_IN_FUTURE, "$.line", "cosigned in the future: check the clocks")
         published = self._shown.published
-        if member in self._standing(lines) or (published is not None and size < published.size):
+        if member in self._witnesses.standing(lines) or (published is not None and size < published.size):
             return False
         with self._store.writing() as connection:
             # Again, now that nobody else writes: two lines that come at once are one more each.
             row, lines = logstore.checkpoint(connection, size), logstore.lines(connection, size)
             if row is None:
                 raise ProtocolError(Reason.OUT_OF_RANGE, "$.size", "the log has no checkpoint of this size any more")
-            if member in self._standing(lines):
+            if member in self._witnesses.standing(lines):
                 return False
             put = logstore.set_line if member in lines else logstore.add_line
             put(connection, size, member, parsed.encode())
             lines[member] = parsed.encode()
-            reached = row.published_at is None and self._enough(lines)
+            reached = row.published_at is None and self._witnesses.enough(lines)
             if reached:
                 logstore.set_checkpoint(connection, size, published_at=milliseconds(now))
         if reached or row.published_at is not None:
@@ -300,7 +291,7 @@ class Log:
         with self._store.writing() as connection:
             row = logstore.newest(connection, published=True)
             for candidate in logstore.larger_than(connection, row.size if row else 0, _CONSIDERED):
-                if self._enough(logstore.lines(connection, candidate.size)):
+                if self._witnesses.enough(logstore.lines(connection, candidate.size)):
                     logstore.set_checkpoint(connection, candidate.size, published_at=milliseconds(now))
                     row = logstore.checkpoint(connection, candidate.size)
                     fresh = published is None or candidate.size > published.size
@@ -480,47 +471,9 @@ class Log:
 
     def _published(self, row: Any, lines: Mapping[str, str], at: int) -> Published:
         log_note = parse_note(self._signed_note(row))
-        standing = list(self._standing(lines).values())[: limits.NOTE_SIGNATURES - 1]
+        standing = list(self._witnesses.standing(lines).values())[: limits.NOTE_SIGNATURES - 1]
         note = Note(log_note.text, (*log_note.lines, *standing)).encode()
         return Published(row.size, note, len(standing), max(0, at - row.at) / 1000)
-
-    def _witnesses(self) -> _Witnesses:
-        registry = self._state().registry
-        known = self._known
-        if known is None or known.registry is not registry:
-            keys = {(key.name, key.id): key for key in registry.witness_keys()}
-            known = self._known = _Witnesses(registry, keys, registry.quorum)
-        return known
-
-    def _key_of(self, member: str, line: Line) -> NoteKey:
-        witnesses = self._witnesses()
-        if witnesses.registry.member(member).status != "active":
-            raise ProtocolError(Reason.MEMBER_SUSPENDED, "$", "this member is suspended")
-        if line.name != member:
-            raise ProtocolError(Reason.WRONG_MEMBER, "$.line", "a witness cosigns in its own name")
-        key = witnesses.keys.get((member, line.key_id))
-        if key is None:
-            raise ProtocolError(Reason.UNKNOWN_KEY, "$.line", "the member has no key with this id")
-        return key
-
-    def _standing(self, lines: Mapping[str, str]) -> dict[str, Line]:
-        """The lines that count in the region of today; all were verified when they came."""
-        keys = self._witnesses().keys
-        found: dict[str, Line] = {}
-        for member in sorted(lines):
-            line = parse_line(lines[member].removesuffix("\n"))
-            key = keys.get((member, line.key_id))
-            if key is None:
-                continue
-            try:
-                key.key.check_window(cosigned_at(line))
-            except ProtocolError:
-                continue
-            found[member] = line
-        return found
-
-    def _enough(self, lines: Mapping[str, str]) -> bool:
-        return len(self._standing(lines)) >= self._witnesses().quorum
 
     def _check_size(self, size: int) -> None:
         self._reaching(size)

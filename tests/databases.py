@@ -6,10 +6,11 @@ one whenever the test opens it again, as a process does that was killed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 import broker.store
@@ -80,3 +81,21 @@ _SCHEMA = {"ledger.db": str(broker.store.SCHEMA_VERSION), "node.db": str(node.st
 def node_url(directory: Path) -> str | None:
     """What `store` in `node.toml` says for a node with this data directory; nothing for SQLite."""
     return None if _server is None else url_of(directory / "node.db")
+
+
+@contextmanager
+def broken_commit(engine: Engine, *, committed: bool) -> Iterator[None]:
+    """Within, the answer to a commit is lost with the connection; what was asked for was done, or not."""
+
+    def lose(connection: Connection) -> None:
+        session = connection.connection.dbapi_connection
+        assert session is not None
+        if committed:
+            session.commit()
+        session.close()
+
+    event.listen(engine, "commit", lose)
+    try:
+        yield
+    finally:
+        event.remove(engine, "commit", lose)

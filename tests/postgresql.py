@@ -24,6 +24,8 @@ MISSING = (
     f"there is no PostgreSQL: install its server programs, or name a server in {ENVIRONMENT} "
     "(postgresql+psycopg://…, a role that may create databases)"
 )
+LOCKED = "kentongan_locked"
+"""The one role that needs a password."""
 _PLACES = "/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin", "/opt/homebrew/opt/postgresql*/bin"
 _numbers = itertools.count(1)
 
@@ -125,9 +127,16 @@ def server() -> Iterator[Server | None]:
         kind = ["-U", "kentongan", "-A", "trust", "-E", "UTF8", "--locale", "C"]
         initdb = [str(binaries / "initdb"), "-D", str(directory / "data"), *kind]
         subprocess.run(initdb, check=True, cwd="/", stdout=subprocess.DEVNULL, **whom)  # type: ignore[call-overload]
-        settings = {"listen_addresses": "''", "unix_socket_directories": f"'{directory}'", "max_connections": "200"}
+        settings = {
+            "recovery_init_sync_method": "syncfs",
+            "listen_addresses": "''",
+            "unix_socket_directories": f"'{directory}'",
+            "max_connections": "200",
+        }
         with (directory / "data" / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = {value}\n" for name, value in settings.items())
+        access = directory / "data" / "pg_hba.conf"
+        access.write_text(f"local all {LOCKED} scram-sha-256\nlocal all all trust\n")
         made = Server(f"postgresql+psycopg://kentongan@/postgres?host={directory}", directory, binaries)
         made.control("start")
         try:
@@ -138,4 +147,4 @@ def server() -> Iterator[Server | None]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-__all__ = ["ENVIRONMENT", "MISSING", "Server", "server"]
+__all__ = ["ENVIRONMENT", "LOCKED", "MISSING", "Server", "server"]
