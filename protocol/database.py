@@ -1,8 +1,9 @@
 """PostgreSQL beneath the ledger and beneath a node's store: sessions, what errors mean, and being alone.
 
 Guarantees: every session waits for the disk when it commits, whatever the server's default is; no statement, no wait
-for a lock and no idle transaction lasts for ever, so that a process that hangs does not hold up the others; a text that
-PostgreSQL cannot hold (it has a NUL) is stored with U+FFFD in its place and ends nothing; no error shows a password.
+for a lock and no idle transaction lasts for ever, so that a process that hangs does not hold up the others; texts are
+bounded by who takes them and not by the columns, as in SQLite, and one that PostgreSQL cannot hold (it has a NUL) is
+stored with U+FFFD in its place: a peer's words end nothing; no error shows a password.
 
 Refuses, as ConfigError: another driver, a server before `OLDEST`, one that does not write to disk (`fsync = off`), one
 whose text is not UTF-8, and what its operator must change (names, passwords, rights).
@@ -16,8 +17,9 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, Table, create_engine, event, func, make_url, select
+from sqlalchemy import Connection, Engine, String, Table, create_engine, event, func, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.ext.compiler import compiles
 
 from protocol.errors import ConfigError, Transient
 
@@ -46,6 +48,12 @@ _READERS: Final = {
     "idle_in_transaction_session_timeout": "0",
     "default_transaction_read_only": "on",
 }
+
+
+@compiles(String, "postgresql")
+def _of_any_length(_type: Any, _compiler: Any, **_options: Any) -> str:
+    """The lengths in the tables say what to expect; SQLite does not look at them either."""
+    return "VARCHAR"
 
 
 def is_postgresql(url: str) -> bool:

@@ -41,6 +41,12 @@ def fresh(server: Server) -> str:
 
 
 @pytest.fixture
+def lock(request: pytest.FixtureRequest) -> str:
+    """The name of a lock that no other test holds."""
+    return str(request.node.name)
+
+
+@pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A start that gives up at once."""
     monkeypatch.setattr(database, "PATIENCE", 0.0)
@@ -279,13 +285,13 @@ def test_a_server_that_is_down_passes_while_running(server: Server, fresh: str) 
 # --- being alone ------------------------------------------------------------------------------------------------
 
 
-def test_one_holds_a_lock(url: str) -> None:
+def test_one_holds_a_lock(url: str, lock: str) -> None:
     """Until it leaves; then it is the next one's."""
-    first, second = Sole(connect(url), "x"), Sole(connect(url), "x")
+    first, second = Sole(connect(url), lock), Sole(connect(url), lock)
     assert first.take() == 1
     assert first.take() == 1
     assert second.take() == 0
-    assert Sole(connect(url), "y").take() == 1
+    assert Sole(connect(url), f"{lock}, another").take() == 1
     first.leave()
     assert second.take() == 1
     with pytest.raises(Transient), first.begin():
@@ -293,9 +299,9 @@ def test_one_holds_a_lock(url: str) -> None:
     assert first.take() == 0
 
 
-def test_the_lock_goes_with_the_session(server: Server, url: str) -> None:
+def test_the_lock_goes_with_the_session(server: Server, url: str, lock: str) -> None:
     """Who lost it without knowing writes nothing."""
-    first, second = Sole(connect(url), "x"), Sole(connect(url), "x")
+    first, second = Sole(connect(url), lock), Sole(connect(url), lock)
     assert first.take() == 1
     with first.begin() as session:
         pid = session.scalar(text("SELECT pg_backend_pid()"))
@@ -308,12 +314,12 @@ def test_the_lock_goes_with_the_session(server: Server, url: str) -> None:
     assert first.take() == 2, "a new term"
 
 
-def test_a_holder_that_has_stopped_is_not_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_holder_that_has_stopped_is_not_waited_for(url: str, lock: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server ends its session; one that is alive says so in time."""
     monkeypatch.setattr(database, "_IDLE", 1)
     monkeypatch.setattr(database, "_ALIVE", 0.2)
-    stopped, alive = Sole(connect(url), "x", yields=True), Sole(connect(url), "y", yields=True)
-    next_one = Sole(connect(url), "x", yields=True)
+    stopped, alive = Sole(connect(url), lock, yields=True), Sole(connect(url), f"{lock}, another", yields=True)
+    next_one = Sole(connect(url), lock, yields=True)
     assert stopped.take() == alive.take() == 1
     end = time.monotonic() + 30
     while not next_one.take():
