@@ -29,7 +29,7 @@ from broker.config import Config
 from broker.deliver import Redelivery
 from broker.erase import Erased
 from broker.feed import Feed
-from broker.ingest import Incoming, Ingest, Work, in_batches
+from broker.ingest import PULL, Incoming, Ingest, Work, how_many, in_batches
 from broker.log import Log
 from broker.metrics import Metrics
 from broker.natsd import EmbeddedNats
@@ -48,7 +48,6 @@ from protocol.transport import Message
 log = structlog.get_logger()
 T = TypeVar("T")
 
-PULL: Final = 128
 SENDERS: Final = 16
 QUEUE: Final = 64
 TICK: Final = 1.0
@@ -240,9 +239,11 @@ class Broker:
 
     async def _ingest_loop(self) -> None:
         bus = self._bus()
+        most = PULL
         while True:
             try:
-                messages = await bus.pull(PULL, 2.0)
+                messages = await bus.pull(most, 2.0)
+                most = how_many(messages)
                 for batch in in_batches(messages):
                     await self._take(bus, batch)
             except Transient as exc:

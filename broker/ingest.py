@@ -76,6 +76,11 @@ BATCH_BYTES: Final = 1_500_000
 """Messages are decided in transactions of about this size: some 300 reports, and a bounded wait for everybody else."""
 
 
+PULL: Final = 128
+PULL_BYTES: Final = 2 * BATCH_BYTES
+"""What is in hand is not with another process, and comes again if it is not acknowledged in time."""
+
+
 class Sized(Protocol):
     """A message of the bus."""
 
@@ -97,6 +102,12 @@ def in_batches(messages: Sequence[M]) -> list[list[M]]:
         batches[-1].append(message)
         size += len(message.data)
     return batches
+
+
+def how_many(messages: Sequence[Sized]) -> int:
+    """How many messages to pull next, if they are as large as these."""
+    size = sum(len(message.data) for message in messages) // max(1, len(messages))
+    return min(PULL, max(1, PULL_BYTES // max(1, size)))
 
 
 @dataclass(slots=True)
