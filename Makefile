@@ -20,7 +20,7 @@ demo: $(READY)
 	@$(BIN)/kentongan demo $(ARGS)
 
 test: $(READY)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadgroup $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

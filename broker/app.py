@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import secrets
 import time
 from collections.abc import Callable, Collection
@@ -17,18 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import structlog
 
-from broker import members, policies, sequencer, store, tables, topology
-from broker.accounts import Accounts
+from broker import governing, members, policies, sequencer, store, tables, topology
+from broker.accounts import Accounts, replace_secret
 from broker.api import Api
 from broker.config import Config
 from broker.deliver import Redelivery
 from broker.erase import Erased
 from broker.feed import Feed
+from broker.governor import Governor
 from broker.ingest import PULL, Incoming, Ingest, Work, how_many, in_batches
 from broker.log import Log
 from broker.metrics import Metrics
@@ -42,7 +41,7 @@ from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.keys import KeyRecord, SigningKey
 from protocol.process import Bugs, alone
 from protocol.reasons import Reason
-from protocol.registry import Registry, sign_region
+from protocol.registry import Registry
 from protocol.transport import Message
 
 log = structlog.get_logger()
@@ -51,12 +50,16 @@ T = TypeVar("T")
 SENDERS: Final = 16
 QUEUE: Final = 64
 TICK: Final = 1.0
+FOLLOW: Final = 0.25
+"""Seconds between looks at the region's files: who is suspended is cut off within one second."""
 RECONCILE_EVERY: Final = 5.0
 TRIM_EVERY: Final = 60.0
 REGION_METHOD: Final = "region"
 MISSED_METHOD: Final = "missed"
 PUBLISH_METHOD: Final = "policy.publish"
 POLICIES_METHOD: Final = "policy.list"
+GOVERNANCE_METHOD: Final = governing.LIST_METHOD
+OFFER_METHOD: Final = governing.OFFER_METHOD
 
 
 def _utc() -> datetime:
@@ -75,6 +78,7 @@ class Broker:
         self._clock = clock
         self._store = store.Store(store.open_engine(config.ledger_url))
         self.log = Log(self._store, signer, signer.public, lambda: self._state)
+        self._governor = Governor(self._store, config.region, signer, clock)
         self._state = self._load_state()
         self._stamp = members.stamp(config.region)
         self._writer = ThreadPoolExecutor(1, "ledger")
@@ -112,6 +116,7 @@ class Broker:
 
         state = members.load_state(self.config.region, self._records, published)
         self.log.check(state.registry)
+        self._governor.check(state)
         return state
 
     def _outdated(self) -> bool:
@@ -128,7 +133,7 @@ class Broker:
     def _take_published(self) -> None:
         state = self._state
         published = policies.published_policies(self._store, state.registry, self._clock())
-        self._state = members.with_published(state.registry, state.files, published)
+        self._state = members.with_published(state.registry, state.files, published, state.chain)
 
     async def read(self, function: Callable[..., T], *args: Any) -> T:
         """Run a reading function off the event loop."""
@@ -165,6 +170,7 @@ class Broker:
             stack.callback(self._store.close)
             stack.callback(self._writer.shutdown)
             stack.callback(self._readers.shutdown)
+            await self._write(self._governor.record, self._state)
             await self._write(self.log.load, self._clock())
             await self._start_nats(stack)
             self.bus = await self._connect()
@@ -217,7 +223,7 @@ class Broker:
         if self.nats is not None:
             creds = self.config.data / "nats" / "broker.creds"
             text = Accounts.load(self.config.keys / "nats").broker_creds(int(time.time()))
-            _replace_secret(creds, text.encode("ascii"))
+            replace_secret(creds, text.encode("ascii"))
         url = self.nats.url if self.nats else str(settings.url)
         return await NatsBus.connect(
             url,
@@ -406,7 +412,7 @@ class Broker:
         self.metrics.link_up.set(bus.connected)
         ids, suspended = self._ids()
         active = [member for member in ids if member not in suspended]
-        created = await topology.reconcile(bus.nc, active)
+        created = await topology.reconcile(bus.nc, active, replicas=self.config.nats.replicas)
         lost = [member for member in active if any(subjects.inbox_stream(member) in name for name in created)]
         if created:
             log.info("broker.streams_created", streams=len(created))
@@ -421,7 +427,7 @@ class Broker:
     async def _members_loop(self) -> None:
         """Follow the region's files. A change takes effect as a whole; a broken one is reported and not used."""
         while True:
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(FOLLOW)
             found = members.stamp(self.config.region)
             try:
                 if found == self._stamp and not await self.read(self._outdated):
@@ -440,9 +446,10 @@ class Broker:
             gone = before - (set(ids) - set(suspended))
             log.info("broker.region_changed", serial=state.registry.region.serial, stopped=sorted(gone))
             try:
-                await self._sequencer.region_changed()
                 if self.nats is not None:
                     await self.nats.set_members(ids, suspended)
+                await self._write(self._governor.record, self._state)
+                await self._sequencer.region_changed()
                 for member in gone:
                     await topology.purge_inbox(self._bus().nc, member)
                 await self._reconcile()
@@ -459,13 +466,17 @@ class Broker:
         """Request and reply with members: the signed registry, and what a member's inbox may have lost."""
         member, method = subjects.parse_rpc(subject)
         if method == REGION_METHOD:
-            return sign_region(self._state.registry.region, self._signer, self._clock()).encode("ascii")
+            return self._governor.document()
         if method == MISSED_METHOD:
             return await self.read(missed, self._store, member, data)
         if method == PUBLISH_METHOD:
             return await self._publish(member, data)
         if method == POLICIES_METHOD:
             return await self.read(policies.listed, self._store, data)
+        if method == GOVERNANCE_METHOD:
+            return await self.read(self._governor.listed, data)
+        if method == OFFER_METHOD:
+            return await self.read(self._governor.offered, member, data)
         if method in sequencer.METHODS:
             return await self._sequencer.answer(member, method, data)
         raise ProtocolError(Reason.UNKNOWN_PATH, "$", "no such method")
@@ -484,12 +495,3 @@ class Broker:
         self._sequencer.wake()
         self.changed, waiting = asyncio.Event(), self.changed
         waiting.set()
-
-
-def _replace_secret(path: Path, data: bytes) -> None:
-    """The broker's own bus credentials are derived from its keys and written anew at every start."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)

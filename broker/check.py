@@ -17,6 +17,7 @@ import msgspec
 
 from broker import reading, tables
 from broker.checkdeliveries import check_confirmations, check_deliveries, check_feed, check_notices
+from broker.checkgovernance import Governance, check_chain, check_leaf, check_leaves, is_record
 from broker.checklog import check_log
 from broker.checkreports import Around, Books, Scene, check_submission, deliveries_by_report, open_receipt
 from broker.store import Connection, Store, milliseconds
@@ -62,7 +63,12 @@ def _quiet(_what: str, _rows: int) -> None:
 
 
 def check_ledger(
-    store: Store, registry: Registry, book: PolicyBook | None, now: datetime, progress: Progress = _quiet
+    store: Store,
+    registry: Registry,
+    book: PolicyBook | None,
+    now: datetime,
+    progress: Progress = _quiet,
+    records: Sequence[str] = (),
 ) -> Iterator[Finding]:
     """Everything that does not hold in a ledger, and notes about what could not be checked.
 
@@ -72,6 +78,7 @@ def check_ledger(
         book: policies that were in force for jurisdictions that have not published; None if that is not known.
         now: the time.
         progress: hears how far it is.
+        records: the digests of the governance records in the region's directory, in order, if they are known.
 
     Raises:
         ConfigError: the database is damaged so that it cannot be read on.
@@ -89,8 +96,11 @@ def check_ledger(
         for item in published:
             yield from item[1]
         scene = Scene(registry, Books([item[0] for item in published], book))
+        governance = Governance()
+        yield from check_chain(connection, records, now, governance)
         yield from _numbers(connection)
-        yield from _submissions(connection, scene, progress)
+        yield from _submissions(connection, scene, governance, progress)
+        yield from check_leaves(governance)
         yield from _between(connection)
         yield from _links(connection)
         yield from check_deliveries(connection, progress)
@@ -149,14 +159,14 @@ def _numbers(connection: Connection) -> Iterator[Finding]:
         yield from gaps((row[0] for row in rows), table.name)
 
 
-def _submissions(connection: Connection, scene: Scene, progress: Progress) -> Iterator[Finding]:
+def _submissions(connection: Connection, scene: Scene, governance: Governance, progress: Progress) -> Iterator[Finding]:
     last = done = 0
     for page in reading.pages(connection, tables.submissions, "id", _PAGE):
         yield from gaps((row.id for row in page), "submissions", last)
         last = page[-1].id
         around = _around(connection, page, scene.registry)
         for row in page:
-            yield from check_submission(row, around, scene)
+            yield from check_leaf(row, governance) if is_record(row) else check_submission(row, around, scene)
         done += len(page)
         progress("submissions", done)
 

@@ -1,4 +1,7 @@
-"""`kentongan broker …`: make a region, admit and suspend members, run it, check its ledger and ask who got what."""
+"""`kentongan broker …`: make a region, admit and suspend members, run it, check its ledger and ask who got what.
+
+What the trustees decide is in `broker/governcli.py`.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,13 @@ from pathlib import Path
 from typing import Any, TextIO
 from uuid import UUID
 
-from broker import setup
+from broker import governcli, setup
 from broker.app import Broker
 from broker.audit import Line, Question, audit
 from broker.auditformat import FORMATS
 from broker.check import check_ledger
 from broker.config import Config, load_config
+from broker.governing import load_chain
 from broker.members import load_region
 from broker.reading import open_reader
 from broker.store import Store
@@ -38,27 +42,10 @@ def add_parser(commands: Any) -> None:
     init.add_argument("--host", default="127.0.0.1", help="address on which members reach the bus")
     init.add_argument("--port", type=int, default=8480, help="HTTP port for coordinators")
     init.add_argument("--nats-port", type=int, default=4222, help="port on which members reach the bus")
+    governcli.add_founding(init)
     init.set_defaults(run=_init)
 
-    admit = actions.add_parser("admit", help="admit a member from the file that its `kentongan node init` wrote")
-    admit.add_argument("directory", type=Path)
-    admit.add_argument("member", type=Path, help="member.json")
-    admit.add_argument("--policy", type=Path, action="append", default=[], help="its sharing policy (TOML)")
-    admit.add_argument("--invitation", type=Path, help="where to write what its node needs to connect")
-    admit.set_defaults(run=_admit)
-
-    for name, status, text in (
-        (
-            "suspend",
-            "suspended",
-            "cut a member off; what is queued for it waits, what is decided meanwhile is not for it",
-        ),
-        ("resume", "active", "let a suspended member back in"),
-    ):
-        action = actions.add_parser(name, help=text)
-        action.add_argument("directory", type=Path)
-        action.add_argument("id")
-        action.set_defaults(run=_status, status=status)
+    governcli.add_actions(actions)
 
     check = actions.add_parser("check", help="hold everything that the ledger and its log hold to what was signed")
     check.add_argument("config", type=Path, help="broker.toml, or the directory that holds it")
@@ -94,26 +81,27 @@ def _add_audit(actions: Any) -> None:
 
 
 def _init(args: argparse.Namespace) -> int:
-    token, kid = setup.init(args.directory, args.region, host=args.host, http_port=args.port, nats_port=args.nats_port)
+    trustees = governcli.read_trustees(args.trustee)
+    threshold = args.threshold or 1
+    token, kid = setup.init(
+        args.directory,
+        args.region,
+        host=args.host,
+        http_port=args.port,
+        nats_port=args.nats_port,
+        trustees=trustees,
+        threshold=threshold,
+    )
     print(f"Region {args.region} in {args.directory}. Broker key {kid}.")
     print(f"Coordinator's token, shown once: {token}")
-    print(f"Next: `kentongan broker admit {args.directory} MEMBER.json` for each CERT, then `kentongan broker run`.")
-    return 0
-
-
-def _admit(args: argparse.Namespace) -> int:
-    member = setup.admit(args.directory, args.member, args.policy, args.invitation)
-    print(f"Admitted {member.id} ({member.name}, {member.jurisdiction}).")
-    for key in member.keys:
-        print(f"Compare with what its operator reads to you: signing key {key.kid}")
-    if args.invitation:
-        print(f"Hand {args.invitation} to its operator; nothing in it is secret.")
-    return 0
-
-
-def _status(args: argparse.Namespace) -> int:
-    setup.set_status(args.directory, args.id, args.status)
-    print(f"{args.id} is {args.status}.")
+    founding = args.directory / setup.FOUNDING
+    if trustees:
+        print(f"Next: every trustee signs: `kentongan members approve {founding} --key trustee.pem`,")
+        print(f"then `kentongan broker record {args.directory} {founding}`.")
+    else:
+        print(
+            f"Next: `kentongan broker admit {args.directory} MEMBER.json` for each CERT, then `kentongan broker run`."
+        )
     return 0
 
 
@@ -139,7 +127,9 @@ def _check(args: argparse.Namespace) -> int:
             print(f"{what}: {rows}", file=sys.stderr)
 
     with _reading(config) as store:
-        findings = check_ledger(store, _registry(config), None, datetime.now(UTC), progress)
+        now = datetime.now(UTC)
+        chain = load_chain(config.region, now)
+        findings = check_ledger(store, _registry(config), None, now, progress, chain.digests)
         return tell(findings, print, as_json=args.json)
 
 

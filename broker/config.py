@@ -33,6 +33,8 @@ class Nats(Section, frozen=True, kw_only=True):
     url: str | None = None
     creds: Path | None = None
     ca_file: Path | None = None
+    replicas: Annotated[int, Meta(ge=1, le=5)] = 1
+    """Servers of an external cluster that hold each stream: three survive the loss of one."""
 
 
 class Delivery(Section, frozen=True, kw_only=True):
@@ -56,7 +58,7 @@ class Config(Settings, frozen=True, kw_only=True):
     keys: Path
     """Private keys: signing.pem, and the bus's operator and account keys in nats/."""
     region: Path
-    """Directory with region.toml and policies/."""
+    """Directory with governance/ and policies/."""
     ledger: str | None = None
     """SQLAlchemy URL; by default SQLite in the data directory."""
     http: Http = Http()

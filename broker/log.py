@@ -157,7 +157,7 @@ class Log:
         origin = parse_checkpoint(parse_note(newest.note).text).origin if newest else registry.origin
         if origin != registry.origin:
             raise ConfigError(
-                f"region.toml: the region's name makes {registry.origin}, but the log is {origin}: put the name back"
+                f"governance: the region's name makes {registry.origin}, but the log is {origin}: put the name back"
             )
 
     def lag(self, now: datetime) -> float:

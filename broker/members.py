@@ -3,8 +3,8 @@
 Guarantees: what is loaded is consistent or is not used; a change of a file takes effect as a whole or not at all, and a
 broken one leaves the last good state in force and is reported. Every answer is computed from one state.
 
-    DIR/region.toml        the region's name, sharing groups and agreements
-    DIR/members/*.json     one file a member: keys, roles, status (secret: no; trusted: yes, whoever writes here admits)
+    DIR/governance/*.json  one file a record, signed by the region's trustees: who is in the region (secret: no;
+                           trusted: by its signatures alone)
     DIR/policies/*.toml    sharing policies, one file a version (secret: no; trusted: yes)
 """
 
@@ -12,18 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from broker.governing import Chain, chain_files, load_chain
 from broker.policies import PublishedPolicies, merge
-from protocol.errors import ConfigError, ProtocolError
+from protocol.errors import ConfigError
 from protocol.keys import KeyRecord
-from protocol.parse import convert, decode
 from protocol.policy import HEADER, Facts, Outcome, Policy, PolicyBook, evaluate, explain, load_policy
-from protocol.process import read_toml
 from protocol.registry import Member, Region, Registry, as_recipient
 from protocol.statements import Decision, ReleasedBy
 
@@ -53,6 +52,8 @@ class RegionState:
 
     registry: Registry
     book: PolicyBook
+    chain: Chain | None = None
+    """The records that the registry follows from; None only where nothing is handed to nodes."""
     files: Sequence[Policy] = ()
     """Policies out of files, those included that no longer speak."""
     published: int = 0
@@ -111,28 +112,25 @@ def _told(outcome: Outcome, exact: int, coarse: int) -> Decision:
     return Decision(granted=True, exact=fine, coarse=broad, by=by, withheld=withheld)
 
 
-_member_decoder: Final = msgspec.json.Decoder(Member)
+def load_region(directory: Path, broker_keys: Sequence[KeyRecord] = ()) -> Region:
+    """The region that the governance records lead to. ConfigError with the file of the fault.
+
+    Args:
+        broker_keys: keys with which the broker is about to sign: the records must list them.
+    """
+    return _region(directory, load_chain(directory, datetime.now(UTC)), broker_keys)
 
 
-def load_region(directory: Path, broker_keys: list[KeyRecord]) -> Region:
-    """Read region.toml and the members' files. ConfigError with the file and the path of the fault."""
-    path = directory / "region.toml"
-    document = read_toml(path, "kentongan broker init")
-    members = []
-    for file in sorted((directory / "members").glob("*.json")):
-        try:
-            members.append(decode(_member_decoder, file.read_bytes()))
-        except ProtocolError as exc:
-            raise ConfigError(f"{file}: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
-    document["broker_keys"] = msgspec.to_builtins(broker_keys)
-    document["members"] = msgspec.to_builtins(members)
-    document["groups"] = document.pop("group", [])
-    document["agreements"] = document.pop("agreement", [])
-    document["serial"] = max((when for _, when, _ in stamp(directory)), default=1)
-    try:
-        return convert(document, Region)
-    except ProtocolError as exc:
-        raise ConfigError(f"{path}: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
+def _region(directory: Path, chain: Chain, broker_keys: Sequence[KeyRecord]) -> Region:
+    region = chain.state.region
+    unlisted = {record.kid for record in broker_keys} - {record.kid for record in region.broker_keys}
+    if unlisted:
+        raise ConfigError(
+            f"{directory}: the trustees have not made {', '.join(sorted(unlisted))} a key of the broker: "
+            f"`kentongan broker propose {directory} broker-keys`"
+        )
+    # Nodes and checks tell by the serial whether the region may have been another one at some time.
+    return msgspec.structs.replace(region, serial=max((when for _, when, _ in stamp(directory)), default=1))
 
 
 def policy_files(directory: Path) -> list[Path]:
@@ -147,7 +145,7 @@ def _never(_: Registry) -> PublishedPolicies:
 
 def load_state(
     directory: Path,
-    broker_keys: list[KeyRecord],
+    broker_keys: Sequence[KeyRecord] = (),
     published: Callable[[Registry], PublishedPolicies] = _never,
 ) -> RegionState:
     """Read registry and policies. ConfigError if anything of it does not hold.
@@ -155,27 +153,29 @@ def load_state(
     Args:
         published: gives the policies that the region's jurisdictions have published; they replace files.
     """
-    registry = Registry(load_region(directory, broker_keys))
+    chain = load_chain(directory, datetime.now(UTC))
+    registry = Registry(_region(directory, chain, broker_keys))
     policies = []
     for path in policy_files(directory / "policies"):
         policy = load_policy(path.read_text("utf-8"), path.name)
         if policy.jurisdiction not in registry.jurisdictions:
             raise ConfigError(f"{path.name}: no member has the jurisdiction {policy.jurisdiction}")
         policies.append(policy)
-    return with_published(registry, policies, published(registry))
+    return with_published(registry, policies, published(registry), chain)
 
 
-def with_published(registry: Registry, files: Sequence[Policy], published: PublishedPolicies) -> RegionState:
+def with_published(
+    registry: Registry, files: Sequence[Policy], published: PublishedPolicies, chain: Chain | None = None
+) -> RegionState:
     """The state of a region whose jurisdictions have published this."""
-    return RegionState(registry, PolicyBook(merge(files, published)), files, published.last)
+    return RegionState(registry, PolicyBook(merge(files, published)), chain, files, published.last)
 
 
 def stamp(directory: Path) -> tuple[tuple[str, int, int], ...]:
     """What the files look like from outside; differs when one of them was changed, added or removed."""
 
     def files() -> Iterator[Path]:
-        yield directory / "region.toml"
-        yield from sorted((directory / "members").glob("*.json"))
+        yield from chain_files(directory)
         yield from policy_files(directory / "policies")
 
     found = []

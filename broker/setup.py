@@ -1,7 +1,8 @@
-"""Makes a region, admits members, suspends them: files only; a running broker follows within a second or two.
+"""Makes a region, admits members, suspends them: files only; a running broker follows within a second.
 
-Guarantees: never overwrites a key or a member; nothing secret goes into an invitation. Refuses a member whose id,
-jurisdiction or keys do not hold together with the region's.
+Guarantees: never overwrites a key or a record; nothing secret goes into an invitation; what the trustees have not
+signed changes nothing (`broker/proposals.py`). Refuses a member whose id, jurisdiction or keys do not hold together
+with the region's.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -17,24 +19,38 @@ import msgspec
 
 from broker.accounts import Accounts
 from broker.config import Config, load_config
-from broker.members import load_region, load_state
+from broker.governing import append, load_chain
+from broker.members import load_region
+from broker.proposals import (
+    LOCAL,
+    PROPOSALS,
+    TRUSTEE_KEY,
+    Outcome,
+    decide,
+    found_region,
+    make_trustee,
+    read_document,
+    write_new,
+)
 from protocol.errors import ConfigError, ProtocolError
+from protocol.governance import Admit, Resume, Suspend, Trustee, sign_record
 from protocol.invitation import Invitation, save_invitation
 from protocol.keys import KeyRecord, SigningKey
 from protocol.parse import decode
 from protocol.policy import load_policy
-from protocol.registry import Member, Region, Registry, sign_region
+from protocol.registry import Member, sign_region
 
 KEY_LIFE: Final = timedelta(days=730)
+FOUNDING: Final = f"{PROPOSALS}/000000-found.json"
+"""Where a founding waits for its trustees."""
 _records: Final = msgspec.json.Decoder(list[KeyRecord])
-_member: Final = msgspec.json.Decoder(Member)
 
 _BROKER_TOML: Final = """\
 # The broker of the region {region}. Paths are relative to this file.
 
 data = "data"        # ledger (must survive, back it up) and bus store (may be lost)
 keys = "keys"        # private keys, mode 0400
-region = "."         # region.toml, members/ and policies/
+region = "."         # governance/ (who is in the region, signed by its trustees) and policies/
 
 [http]               # coordinators and monitoring
 host = "127.0.0.1"
@@ -48,25 +64,6 @@ sha256 = "{token}"
 mode = "embedded"
 host = "{host}"
 port = {nats_port}
-"""
-
-_REGION_TOML: Final = """\
-# Members stand in members/*.json (`kentongan broker admit`), their sharing policies in policies/*.toml.
-
-region = "{region}"
-
-# [[group]]
-# id = "00000000-0000-4000-8000-000000000000"
-# name = "aviation"
-# jurisdictions = ["jp", "sg"]
-
-# Rules can ask for an agreement: when.agreement = ["mutual-aid-2026"]
-# [[agreement]]
-# id = "mutual-aid-2026"
-# title = "Mutual aid in cyber incidents"
-# parties = ["jp", "sg"]
-# effective_from = 2026-01-01T00:00:00Z
-# effective_until = 2031-01-01T00:00:00Z
 """
 
 
@@ -91,25 +88,49 @@ def load_keys(config: Config) -> tuple[SigningKey, list[KeyRecord]]:
 
 
 def init(
-    directory: Path, region: str, *, host: str = "127.0.0.1", http_port: int = 8480, nats_port: int = 4222
+    directory: Path,
+    region: str,
+    *,
+    host: str = "127.0.0.1",
+    http_port: int = 8480,
+    nats_port: int = 4222,
+    trustees: Sequence[Trustee] = (),
+    threshold: int = 1,
 ) -> tuple[str, str]:
     """Make a region in an empty directory.
 
+    Args:
+        trustees: who decides from now on; without any, this operator alone, with a key in `keys/`.
+        threshold: how many of them it takes. They have yet to sign `FOUNDING`.
+
     Returns:
         the coordinator's token, which is stored nowhere, and the id of the broker's signing key.
+
+    Raises:
+        ConfigError: what is there already, or does not hold.
     """
     if (directory / "broker.toml").exists():
         raise ConfigError(f"{directory} holds a broker already")
+    if not 1 <= threshold <= max(1, len(trustees)):
+        raise ConfigError(f"--threshold: there are {len(trustees)} trustees")
     now = datetime.now(UTC).replace(microsecond=0)
     key = SigningKey.from_seed(secrets.token_bytes(32))
     key.save(directory / "keys" / "signing.pem")
     record = key.record(now - timedelta(hours=1), now + KEY_LIFE)
     (directory / "keys" / "broker.json").write_bytes(msgspec.json.format(msgspec.json.encode([record])))
     Accounts.create(directory / "keys" / "nats")
-    for name, mode in (("members", 0o755), ("policies", 0o755), ("data", 0o700)):
+    for name, mode in (("policies", 0o755), ("data", 0o700)):
         (directory / name).mkdir(mode=mode)
+    local = not trustees
+    if local:
+        key_file = directory / "keys" / TRUSTEE_KEY
+        trustees = [make_trustee(key_file, LOCAL, f"Operator of {region}"[:100])]
+    founding = found_region(region, trustees, threshold, [record])
+    if local:
+        append(directory, sign_record(founding, SigningKey.load(key_file)), datetime.now(UTC))
+    else:
+        write_new(directory / FOUNDING, founding)
     token = secrets.token_urlsafe(32)
-    (directory / "region.toml").write_text(_REGION_TOML.format(region=region), "utf-8")
     (directory / "broker.toml").write_text(
         _BROKER_TOML.format(
             region=region,
@@ -123,8 +144,8 @@ def init(
     return token, key.kid
 
 
-def admit(directory: Path, member_file: Path, policies: list[Path], out: Path | None) -> Member:
-    """Admit a member from the file that its `kentongan node init` wrote.
+def admit(directory: Path, member_file: Path, policies: list[Path], out: Path | None) -> Outcome:
+    """Admit a member from the file that its `kentongan node init` wrote, or propose it to the trustees.
 
     Args:
         policies: the member's sharing policies.
@@ -134,27 +155,39 @@ def admit(directory: Path, member_file: Path, policies: list[Path], out: Path | 
         ConfigError: what does not hold.
     """
     config = load_config(directory)
-    signer, records = load_keys(config)
-    try:
-        member = decode(_member, member_file.read_bytes())
-    except FileNotFoundError as exc:
-        raise ConfigError(f"{member_file} is missing") from exc
-    except ProtocolError as exc:
-        raise ConfigError(f"{member_file}: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
-    place = config.region / "members" / f"{member.id}.json"
-    if place.exists():
-        raise ConfigError(f"{member.id} is a member already: {place}")
-    region = load_region(config.region, records)
-    Registry(msgspec.structs.replace(region, members=[*region.members, member]))
+    load_keys(config)
+    member = read_document(member_file, Member)
     texts = _policy_files(config, member, policies)
     if out is not None:
         _check_invitable(config, member)
-    for target, text in texts.items():
-        target.write_text(text, "utf-8")
-    place.write_bytes(msgspec.json.format(msgspec.json.encode(member)))
-    if out is not None:
-        _invite(config, signer, records, member, out)
-    return member
+    outcome = decide(config, Admit(member=member))
+    if outcome.proposal is None:
+        _write_policies(texts)
+        if out is not None:
+            _invite(config, member, out)
+    return outcome
+
+
+def invite(directory: Path, member_id: str, policies: list[Path], out: Path) -> None:
+    """Write the invitation of a member that was admitted.
+
+    Args:
+        policies: its sharing policies, if they are not here yet.
+
+    Raises:
+        ConfigError: what does not hold.
+    """
+    config = load_config(directory)
+    members = {member.id: member for member in load_region(config.region).members}
+    member = members.get(member_id)
+    if member is None:
+        raise ConfigError(f"{member_id} is no member: `kentongan broker admit` first, and let the trustees sign")
+    if out.exists():
+        raise ConfigError(f"{out} exists and is never overwritten: move it away first")
+    texts = _policy_files(config, member, policies)
+    _check_invitable(config, member)
+    _write_policies(texts)
+    _invite(config, member, out)
 
 
 def _policy_files(config: Config, member: Member, policies: list[Path]) -> dict[Path, str]:
@@ -172,6 +205,11 @@ def _policy_files(config: Config, member: Member, policies: list[Path]) -> dict[
     return found
 
 
+def _write_policies(texts: dict[Path, str]) -> None:
+    for target, text in texts.items():
+        target.write_text(text, "utf-8")
+
+
 def _check_invitable(config: Config, member: Member) -> None:
     if member.transport is None:
         raise ConfigError(f"{member.id} has no transport key: its file must come from `kentongan node init`")
@@ -181,33 +219,31 @@ def _check_invitable(config: Config, member: Member) -> None:
         raise ConfigError("broker.toml: [nats] needs a port (or a public_url) that members can be told")
 
 
-def _invite(config: Config, signer: SigningKey, records: list[KeyRecord], member: Member, out: Path) -> None:
+def _invite(config: Config, member: Member, out: Path) -> None:
+    url = config.nats.public_url or f"nats://{config.nats.host}:{config.nats.port}"
+    user = Accounts.load(config.keys / "nats").issue_user(member.id, member.transport or "", int(time.time()))
+    save_invitation(out, invitation(config, member.id, url, user))
+
+
+def invitation(config: Config, member_id: str, url: str, user_jwt: str) -> Invitation:
+    """What a member's node needs: where to connect, and the region from its founding record on."""
+    signer, records = load_keys(config)
     now = datetime.now(UTC)
-    region: Region = load_region(config.region, records)
-    save_invitation(
-        out,
-        Invitation(
-            member=member.id,
-            url=config.nats.public_url or f"nats://{config.nats.host}:{config.nats.port}",
-            user_jwt=Accounts.load(config.keys / "nats").issue_user(
-                member.id, member.transport or "", int(time.time())
-            ),
-            broker_keys=records,
-            region=sign_region(region, signer, now),
-        ),
+    chain = load_chain(config.region, now)
+    region = load_region(config.region, records)
+    return Invitation(
+        member=member_id,
+        url=url,
+        user_jwt=user_jwt,
+        broker_keys=region.broker_keys,
+        region=sign_region(region, chain.state.head, signer, now),
+        genesis=chain.digests[0],
+        governance=[data.decode("ascii") for data in chain.records],
     )
 
 
-def set_status(directory: Path, member_id: str, status: str) -> None:
-    """Suspend or resume a member; a running broker cuts it off, or lets it back in, within a second or two."""
+def set_status(directory: Path, member_id: str, status: str) -> Outcome:
+    """Suspend or resume a member, or propose it; a running broker cuts it off, or lets it back in, within a second."""
     config = load_config(directory)
-    path = config.region / "members" / f"{member_id}.json"
-    try:
-        member = decode(_member, path.read_bytes())
-    except FileNotFoundError as exc:
-        raise ConfigError(f"no member {member_id}: {path} is missing") from exc
-    changed = msgspec.structs.replace(member, status="active" if status == "active" else "suspended")
-    temporary = path.with_suffix(".new")
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(changed)))
-    temporary.replace(path)
-    load_state(config.region, load_keys(config)[1])
+    act = Suspend(member=member_id) if status == "suspended" else Resume(member=member_id)
+    return decide(config, act)

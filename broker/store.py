@@ -35,6 +35,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from broker.tables import (
     confirmations,
     deliveries,
+    governance,
     identifiers,
     links,
     meta,
@@ -238,6 +239,12 @@ def _among(column: Any) -> Any:
 
 
 _RECEIPTS: Final = select(submissions.c.digest, submissions.c.receipt).where(_among(submissions.c.digest))
+
+
+def governance_after(connection: Connection, number: int, most: int) -> list[Any]:
+    """Governance records after a number, in order."""
+    query = select(governance).where(governance.c.number > number).order_by(governance.c.number).limit(most)
+    return list(connection.execute(query))
 
 
 def receipts_of(connection: Connection, digests: Iterable[str]) -> dict[str, bytes]:

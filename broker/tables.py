@@ -167,6 +167,14 @@ policies = Table(
     Column("jws", LargeBinary, nullable=False),
     Index("policies_by_version", "jurisdiction", "version", unique=True),
 )
+governance = Table(
+    "governance",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(43), nullable=False, unique=True),
+    Column("record", LargeBinary, nullable=False),
+    Column("leaf", BigInteger, nullable=False, unique=True),
+)
 feed = Table(
     "feed",
     metadata,

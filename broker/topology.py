@@ -34,7 +34,12 @@ _MIB: Final = 1 << 20
 
 
 async def reconcile(
-    nc: Client, members: Iterable[str], *, intake_bytes: int = 4096 * _MIB, inbox_bytes: int = 1024 * _MIB
+    nc: Client,
+    members: Iterable[str],
+    *,
+    intake_bytes: int = 4096 * _MIB,
+    inbox_bytes: int = 1024 * _MIB,
+    replicas: int = 1,
 ) -> list[str]:
     """Bring about the intake stream, and an inbox stream for each of `members`, with their consumers.
 
@@ -42,6 +47,7 @@ async def reconcile(
         nc: the broker's connection.
         intake_bytes: size at which the intake refuses new messages.
         inbox_bytes: the same for each inbox.
+        replicas: servers that hold each stream.
 
     Returns:
         The names of the streams that were created, and "STREAM/consumer" for consumers created on existing streams.
@@ -51,11 +57,11 @@ async def reconcile(
         Transient: the server does not answer or refuses; call again.
     """
     created = await _declare(
-        nc, subjects.INTAKE_STREAM, subjects.INTAKE_SUBJECTS, subjects.BROKER_CONSUMER, intake_bytes
+        nc, subjects.INTAKE_STREAM, subjects.INTAKE_SUBJECTS, subjects.BROKER_CONSUMER, intake_bytes, replicas
     )
     for member in sorted(set(members)):
         created += await _declare(
-            nc, subjects.inbox_stream(member), subjects.inbox(member), subjects.NODE_CONSUMER, inbox_bytes
+            nc, subjects.inbox_stream(member), subjects.inbox(member), subjects.NODE_CONSUMER, inbox_bytes, replicas
         )
     return created
 
@@ -104,8 +110,8 @@ async def trim(nc: Client, members: Iterable[str]) -> int:
     return removed
 
 
-async def _declare(nc: Client, stream: str, subject: str, consumer: str, max_bytes: int) -> list[str]:
-    wanted = _stream(stream, subject, max_bytes)
+async def _declare(nc: Client, stream: str, subject: str, consumer: str, max_bytes: int, replicas: int) -> list[str]:
+    wanted = _stream(stream, subject, max_bytes, replicas)
     fresh = await _bring_about(
         nc, f"STREAM.INFO.{stream}", f"STREAM.CREATE.{stream}", f"STREAM.UPDATE.{stream}", wanted
     )
@@ -129,7 +135,7 @@ async def _bring_about(nc: Client, info: str, create: str, update: str, wanted: 
     return False
 
 
-def _stream(name: str, subject: str, max_bytes: int) -> dict[str, Any]:
+def _stream(name: str, subject: str, max_bytes: int, replicas: int) -> dict[str, Any]:
     return {
         "name": name,
         "subjects": [subject],
@@ -138,7 +144,7 @@ def _stream(name: str, subject: str, max_bytes: int) -> dict[str, Any]:
         "discard": "new",
         "max_age": MAX_AGE * _SECOND,
         "max_bytes": max_bytes,
-        "num_replicas": 1,
+        "num_replicas": replicas,
         "duplicate_window": DUPLICATE_WINDOW * _SECOND,
         # A member chooses the headers of what it publishes: none of them may remove or shorten what others stored.
         "allow_rollup_hdrs": False,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import broker.cli
+import broker.governcli
 import deploy.policy.cli
 import deploy.proof.cli
 import node.cli
@@ -25,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     node.cli.add_parser(commands, _approve)
     broker.cli.add_parser(commands)
+    broker.governcli.add_parsers(commands)
     deploy.policy.cli.add_parser(commands)
     deploy.proof.cli.add_parsers(commands)
     demo = commands.add_parser("demo", help="a whole region on this machine, with real incidents")

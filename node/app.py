@@ -35,6 +35,7 @@ from node.loops import Committer, Link, Receiver, Refresher, Sender, State, Writ
 from node.metrics import Metrics
 from node.outbox import Outbox
 from node.policies import Exchange
+from node.renewal import Renewal, complete
 from node.store import Store
 from node.trust import Trust
 from node.webhook import Target, Webhook, read_webhook_secret
@@ -126,7 +127,7 @@ class Node:
                 overdue=core.overdue,
             )
             committer = Committer(core, writer, state, metrics)
-            refresher = Refresher(core, state, self._config.data / REGION_FILE)
+            refresher = Refresher(core, writer, state, self._config.data / REGION_FILE)
             app = make_app(
                 tokens=Tokens(self._config.tokens),
                 reports=Reports(core, committer, metrics, self._now),
@@ -153,9 +154,10 @@ class Node:
                 group.create_task(Exchange(core, writer, state).run())
                 group.create_task(tidy(core, writer, state))
                 witnessing = Witnessing(witness, writer, state, metrics, refresher)
-                group.create_task(witnessing.watch())
-                group.create_task(witnessing.prove())
-                for loop in self._timers(core, writer, state, metrics):
+                for watching_log in (witnessing.watch(), witnessing.prove()):
+                    group.create_task(watching_log)
+                renewal = Renewal(self._config.keys, core, witness, writer, state, refresher, self._now)
+                for loop in (renewal.run(), *self._timers(core, writer, state, metrics)):
                     group.create_task(loop)
                 sending: list[asyncio.Task[None]] = []
                 if target is not None:
@@ -272,14 +274,15 @@ def _open_core(
     if invitation.member != config.member:
         raise ConfigError(f"{config.invitation} is for {invitation.member}, this node is {config.member}")
     policy = _read_policy(config.policy)
+    complete(config.keys)
     signer = SigningKey.load(config.keys / files.SIGNING_KEY)
     fingerprint_key = read_secret(config.keys / files.FINGERPRINT_KEY)
-    trust = Trust(invitation.broker_keys, invitation.region, now)
+    trust = Trust.invited(invitation, now)
     with ExitStack() as stack:
         store = Store.open(config.data, config.store)
         stack.callback(store.close)
         stack.enter_context(process.alone(config.data))
-        _take_cached_region(trust, config.data / REGION_FILE)
+        _take_cached_region(trust, store, config.data / REGION_FILE)
         own = trust.registry.members.get(config.member)
         if own is not None and own.jurisdiction != config.jurisdiction:
             raise ConfigError(f"node.toml says jurisdiction {config.jurisdiction}, the region says {own.jurisdiction}")
@@ -327,10 +330,12 @@ def _read_policy(path: Path) -> Policy:
         raise ConfigError(f"the sharing policy {path} cannot be read: {exc}") from exc
 
 
-def _take_cached_region(trust: Trust, path: Path) -> None:
+def _take_cached_region(trust: Trust, store: Store, path: Path) -> None:
     """The last region document that came over the bus, if it is newer than the invitation's."""
+    with store.read() as reads:
+        records = [row.record for row in reads.governance()]
     try:
-        trust.update(path.read_bytes())
+        trust.update(path.read_bytes(), records)
     except FileNotFoundError:
         return
     except ProtocolError as exc:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from node import tables
+from node.checkgovernance import GOVERNANCE, check_governance
 from node.checkinbox import check_inbox, check_words
 from node.checkown import Progress, Scene, check_own, said_in, verified
 from node.reading import Looking, snapshot
@@ -35,6 +36,7 @@ from protocol.faults import (
     from_microseconds,
     refused,
 )
+from protocol.governance import entry_of
 from protocol.grants import commit, open_grant
 from protocol.keys import b64
 from protocol.logproof import parse_proof
@@ -94,6 +96,7 @@ def check_node(
         yield from check_inbox(reads, scene, progress)
         yield from check_words(reads, scene, progress)
         yield from _statements(reads, scene, progress)
+        yield from check_governance(reads, trust, now)
         yield from _log(reads, scene, now)
         yield from _links(reads)
         yield from _events(reads)
@@ -153,9 +156,13 @@ def _log(reads: Looking, scene: Scene, now: datetime) -> Iterator[Finding]:
         names = {row.name for row in page}
         receipts = {row.digest: row.receipt for row in reads.submission_heads(names)}
         deliveries = {row.digest: row.jws for row in reads.statements_by(names)}
+        records = {row.digest: row.leaf for row in reads.governance()}
         for row in page:
             waiting += row.state == "waiting"
-            entries = _entries(row, receipts, deliveries, scene.member)
+            if row.about == GOVERNANCE:
+                entries = [entry_of(row.name)] if records.get(row.name) == row.leaf else []
+            else:
+                entries = _entries(row, receipts, deliveries, scene.member)
             if not entries:
                 yield Finding("leaves", str(row.leaf), ORPHAN, f"no {row.about} {row.name} names it")
             elif bytes(row.entry) not in entries:

@@ -38,12 +38,16 @@ from node.config import (
     load_config,
 )
 from node.reading import open_reader
+from node.renewal import Wish, ask
 from node.store import Store, microseconds
 from node.trust import Trust
 from node.views import iso
 from protocol import natsauth, process
+from protocol.chain import fold
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.faults import tell
+from protocol.governance import open_record
+from protocol.govwords import say
 from protocol.invitation import load_invitation, save_invitation
 from protocol.keys import SigningKey, read_secret, write_secret
 from protocol.parse import convert
@@ -184,6 +188,22 @@ def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None
     check.add_argument("place", type=Path, metavar="DIR|node.toml")
     check.add_argument("--json", action="store_true", help="a JSON object a line")
     check.set_defaults(run=lambda args: _check(args.place, as_json=args.json))
+    rotate = commands.add_parser("rotate", help="make a new signing key; the node uses it once the region lists it")
+    rotate.add_argument("place", type=Path, metavar="DIR|node.toml")
+    rotate.add_argument("--sealing", action="store_true", help="a new sealing key too")
+    rotate.add_argument("--overlap", type=int, default=7, metavar="DAYS", help="how long the old key stays valid")
+    rotate.set_defaults(run=_rotate)
+    revoke = commands.add_parser("revoke", help="a key was stolen or lost: it counts no more, from a time on")
+    revoke.add_argument("place", type=Path, metavar="DIR|node.toml")
+    revoke.add_argument("kid")
+    revoke.add_argument("--since", required=True, help="a time with a zone, such as 2026-03-31T08:00:00Z")
+    revoke.set_defaults(run=_revoke)
+    verify = commands.add_parser(
+        "verify-membership", help="follow the region's records again, from the founding one that the invitation pins"
+    )
+    verify.add_argument("place", type=Path, metavar="DIR|node.toml")
+    verify.add_argument("--out", type=Path, metavar="DIR", help="write the records there, as a broker keeps them")
+    verify.set_defaults(run=lambda args: _verify_membership(args.place, args.out))
     run = commands.add_parser("run", help="run the node until SIGTERM")
     run.add_argument("place", type=Path, metavar="DIR|node.toml")
     run.set_defaults(run=lambda args: app.run(load_config(find_config(args.place)), approve))
@@ -250,7 +270,7 @@ def _join(place: Path, invitation_file: Path) -> int:
     invitation = load_invitation(invitation_file)
     if invitation.member != config.member:
         raise ConfigError(f"{invitation_file} is for {invitation.member}, {place} is {config.member}")
-    trust = Trust(invitation.broker_keys, invitation.region, lambda: datetime.now(UTC))
+    trust = Trust.invited(invitation, lambda: datetime.now(UTC))
     seed = read_secret(config.keys / NATS_SEED).decode("ascii").strip()
     if natsauth.subject_of(invitation.user_jwt) != natsauth.public_of(seed, natsauth.Role.USER):
         raise ConfigError(f"{invitation_file} was made for another NATS key: hand the present member.json over again")
@@ -261,6 +281,7 @@ def _join(place: Path, invitation_file: Path) -> int:
     write_secret(creds, natsauth.format_creds(invitation.user_jwt, seed).encode("ascii"))
     save_invitation(config.invitation, invitation)
     members = len(trust.registry.members)
+    print(f"Compare with a trustee: the region's founding record is {trust.genesis}")
     print(f"{config.member} joined {trust.registry.region.region} ({members} members): `kentongan node run {place}`")
     return 0
 
@@ -335,16 +356,85 @@ def _check(place: Path, *, as_json: bool) -> int:
             print(f"{what}: {rows}", file=sys.stderr)
 
     with closing(open_reader(config.data, config.store)) as store:
-        findings = check_node(store, config.member, _trust(config), datetime.now(UTC), progress)
+        findings = check_node(store, config.member, _trust(config, store), datetime.now(UTC), progress)
         return tell(findings, print, as_json=as_json)
 
 
-def _trust(config: Config) -> Trust:
-    """The region as the node last took it from its broker, or else from its invitation."""
+def _rotate(args: argparse.Namespace) -> int:
+    config = load_config(find_config(args.place))
+    if not 1 <= args.overlap <= KEY_LIFE.days:
+        raise ConfigError(f"--overlap is 1 to {KEY_LIFE.days} days")
+    now = datetime.now(UTC)
+    return _wished(ask(config.keys, now, sealing=args.sealing, overlap_days=args.overlap))
+
+
+def _revoke(args: argparse.Namespace) -> int:
+    config = load_config(find_config(args.place))
+    try:
+        since = datetime.fromisoformat(args.since)
+    except ValueError as exc:
+        raise ConfigError("--since takes a time such as 2026-03-31T08:00:00Z") from exc
+    if since.tzinfo is None:
+        raise ConfigError("--since needs a zone: write 2026-03-31T08:00:00Z")
+    own = _own_keys(config)
+    if args.kid not in own:
+        raise ConfigError(f"{args.kid} is no key of {config.member} in the region: {', '.join(own)}")
+    # Who revokes the key that it signs with needs another one at the same moment.
+    signing = SigningKey.load(config.keys / SIGNING_KEY).kid == args.kid
+    wish = ask(config.keys, datetime.now(UTC), signing=signing, revoke=args.kid, since=since)
+    print(f"{args.kid} counts no more from {since.isoformat()} on; policies that it signed after that neither.")
+    return _wished(wish)
+
+
+def _own_keys(config: Config) -> list[str]:
+    with closing(open_reader(config.data, config.store)) as store:
+        member = _trust(config, store).registry.members.get(config.member)
+    return [record.kid for record in member.keys] + [record.kid for record in member.sealing_keys] if member else []
+
+
+def _wished(wish: Wish) -> int:
+    for what, record in (("signing", wish.new), ("sealing", wish.sealing)):
+        if record is not None:
+            print(f"made the {what} key {record.kid}, valid until {record.not_after:%Y-%m-%d}")
+    print("the node hands this to the broker, and uses what is new once the region lists it: now, or at its next start")
+    return 0
+
+
+def _verify_membership(place: Path, out: Path | None) -> int:
+    """From what is on disk alone: nobody is asked."""
+    config = load_config(find_config(place))
     invitation = load_invitation(config.invitation)
-    trust = Trust(invitation.broker_keys, invitation.region, lambda: datetime.now(UTC))
+    records = list(invitation.governance)
+    if (config.data / "node.db").is_file():
+        with closing(open_reader(config.data, config.store)) as store, store.read() as reads:
+            held = [row.record for row in reads.governance()]
+        records = held + records[len(held) :]
+    data = [text.encode("ascii", "replace") for text in records]
+    try:
+        state = fold(data, invitation.genesis, datetime.now(UTC))
+    except ProtocolError as exc:
+        raise ConfigError(f"the records here do not hold: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
+    for text in data:
+        for line in say(open_record(text)):
+            print(line)
+        print()
+    region = state.region
+    print(f"{len(data)} records of {region.region} hold, from the founding record {invitation.genesis} on.")
+    print(f"{len(region.members)} members; {state.threshold} of {len(state.trustees)} trustees decide.")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        for number, record in enumerate(records):
+            _write_new(out / f"{number:06}.json", record)
+    return 0
+
+
+def _trust(config: Config, store: Store) -> Trust:
+    """The region as the node last took it from its broker, or else from its invitation."""
+    trust = Trust.invited(load_invitation(config.invitation), lambda: datetime.now(UTC))
+    with store.read() as reads:
+        records = [row.record for row in reads.governance()]
     with suppress(FileNotFoundError, ProtocolError):
-        trust.update((config.data / app.REGION_FILE).read_bytes())
+        trust.update((config.data / app.REGION_FILE).read_bytes(), records)
     return trust
 
 

@@ -15,21 +15,22 @@ import msgspec
 from msgspec import UNSET
 
 from node import tables
-from node.alarms import clear_alarm
+from node.alarms import clear_alarm, raise_alarm
 from node.config import Escalation
 from node.escalation import Told, next_due, nothing_owed, tell_overdue
 from node.filing import Reply, Round
 from node.granting import granted_too_much
 from node.intake import Posting
 from node.opening import Bench, Message, Opened, open_messages
-from node.outbox import Outbox
+from node.outbox import Outbox, Outgoing, in_messages
 from node.receive import Clerk, TakenIn, write_confirmation
 from node.signing import Desk
 from node.store import Reads, Store, Tx, instant, microseconds
-from node.trust import Trust
+from node.trust import Trust, in_order
 from protocol import limits
 from protocol.envelope import Rand
 from protocol.errors import ConfigError, ProtocolError, Transient
+from protocol.governance import sign_record
 from protocol.jws import split_jws
 from protocol.keys import Signer
 from protocol.policy import Policy, PolicyBook
@@ -52,14 +53,6 @@ _published: Final = msgspec.json.Decoder(Published)
 def _policy_in(jws: str) -> Policy:
     """The policy in a document that was verified, or signed, before it was stored."""
     return _published.decode(split_jws(jws, POLICY_TYP).payload).policy
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A message for the broker, and the numbers of what is in it."""
-
-    numbers: tuple[int, ...]
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +232,64 @@ class NodeCore:
             self.outbox.add(number, now, now, reports)
         return filed.replies
 
+    # --- the own keys
+
+    @property
+    def kid(self) -> str:
+        """The id of the key with which this node signs."""
+        return self._signer.kid
+
+    def use_key(self, signer: Signer) -> None:
+        """Sign with this key from now on."""
+        self._signer = signer
+        self._desk.use_key(signer)
+
+    def use_sealing_keys(self, keys: Sequence[SealingKey]) -> None:
+        """Open with these keys from now on, what was sealed to earlier ones among them."""
+        self._sealing_keys = tuple(keys)
+
+    def sign_record(self, data: bytes) -> bytes:
+        """A governance record with this member's signature."""
+        return sign_record(data, self._signer)
+
+    # --- the region
+
+    def governed_to(self) -> int:
+        """The number of the last governance record that is on disk with its leaf; -1 if there is none."""
+        with self.store.read() as reads:
+            rows = reads.governance()
+        return rows[-1].number if rows else -1
+
+    def take_region(self, document: bytes, listed: Sequence[tuple[str, int]]) -> bool:
+        """Take a region document, and the governance records that it rests on; tells whether anything in it is new.
+
+        Args:
+            listed: the records after the last one that is on disk, and the leaf that the broker says each has.
+
+        Raises:
+            ProtocolError: it does not hold. What the trustees have not signed is an alarm that lasts.
+            Transient: the disk is full: ask again.
+        """
+        with self.store.read() as reads:
+            held = [row.record for row in reads.governance()]
+        try:
+            fresh = in_order(listed, len(held))
+            changed = self.trust.update(document, [*held, *(text for _, text, _ in fresh)])
+        except ProtocolError as exc:
+            if exc.reason is Reason.REGION_NOT_GOVERNED:
+                self._refuse_region(exc)
+            raise
+        followed = fresh[: len(self.trust.digests) - len(held)]
+        if followed:
+            with self.store.write() as tx:
+                self._clerk(tx, self._now()).records(followed)
+        return changed
+
+    def _refuse_region(self, exc: ProtocolError) -> None:
+        with self.store.write() as tx:
+            facts = {"record": self.trust.state.head.number, "path": exc.path, "detail": exc.detail}
+            raise_alarm(tx, "region", exc.reason.value, microseconds(self._now()), **facts)
+
     # --- sending
 
     def outgoing(self, most: int) -> list[Outgoing]:
@@ -277,18 +328,7 @@ class NodeCore:
         self._recover()
         numbers = self.words.take(self._now(), most * limits.CONFIRMATIONS_PER_MESSAGE)
         rows = self._in_hand(self.words, numbers, lambda reads: reads.confirmations_by("id", numbers))
-        if not rows:
-            return []
-        messages: list[Outgoing] = []
-        part: list[tuple[int, str]] = []
-        size = 0
-        for row in rows:
-            if part and (len(part) >= limits.CONFIRMATIONS_PER_MESSAGE or size + len(row.jws) > limits.SUBMISSION):
-                messages.append(_bundle(part))
-                part, size = [], 0
-            part.append((row.id, row.jws))
-            size += len(row.jws) + 3
-        return [*messages, _bundle(part)]
+        return in_messages(rows)
 
     def tried_words(self, stored: Sequence[int], failed: Sequence[int]) -> None:
         """What became of the attempts."""
@@ -441,7 +481,3 @@ class NodeCore:
         """Drop what is only kept for a while."""
         with self.store.write() as tx:
             tx.forget_answers(microseconds(self._now() - IDEMPOTENCY_KEPT))
-
-
-def _bundle(part: Sequence[tuple[int, str]]) -> Outgoing:
-    return Outgoing(tuple(number for number, _ in part), msgspec.json.encode([jws for _, jws in part]))

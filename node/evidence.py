@@ -73,7 +73,7 @@ def export(
                 member=config.member,
                 made_at=now,
                 broker_keys=invitation.broker_keys,
-                region=_region(config.data, invitation, now),
+                region=_region(config.data, [row.record for row in reads.governance()], invitation, now),
                 revisions=found,
                 links=gather.links(report_id),
                 alarms=gather.alarms,
@@ -83,13 +83,13 @@ def export(
         store.close()
 
 
-def _region(data: Path, invitation: Invitation, now: datetime) -> str:
+def _region(data: Path, records: Sequence[str], invitation: Invitation, now: datetime) -> str:
     """The newest region document that is here: the one that came over the bus, or the invitation's."""
-    trust = Trust(invitation.broker_keys, invitation.region, lambda: now)
+    trust = Trust.invited(invitation, lambda: now)
     invited = trust.issued_at
     try:
         cached = (data / _REGION_FILE).read_bytes()
-        trust.update(cached)
+        trust.update(cached, records)
     except (FileNotFoundError, ProtocolError):
         return invitation.region
     return cached.decode("ascii") if trust.issued_at > invited else invitation.region

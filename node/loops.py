@@ -13,18 +13,23 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
-from typing import Final, Protocol, TypeVar
+from typing import Annotated, Final, Protocol, TypeVar
 
+import msgspec
 import structlog
+from msgspec import Meta, Struct
 
 from node.answers import Accepted, Answer
-from node.core import NodeCore, Outgoing
+from node.core import NodeCore
 from node.filing import Reply
 from node.intake import Posting
 from node.metrics import Metrics
 from node.opening import Opened
+from node.outbox import Outgoing
+from node.trust import head_in
 from protocol import subjects
 from protocol.errors import ConfigError, ProtocolError, Transient
+from protocol.parse import decode
 from protocol.policy import load_policy
 from protocol.transport import Bus, Message
 
@@ -40,9 +45,26 @@ PULL: Final = 32
 PULL_WAIT: Final = 1.0
 PAUSE: Final = 0.5
 """Seconds after a passing fault."""
+GOVERNANCE: Final = "governance.list"
 REGION_EVERY: Final = 60.0
 REQUEST_TIMEOUT: Final = 5.0
 TIDY_EVERY: Final = 3_600.0
+
+
+class Listed(Struct, frozen=True, forbid_unknown_fields=True):
+    """A governance record, and its leaf in the log."""
+
+    record: str
+    leaf: Annotated[int, Meta(ge=0, lt=2**62)]
+
+
+class Records(Struct, frozen=True, forbid_unknown_fields=True):
+    """The governance records after a number."""
+
+    records: list[Listed]
+
+
+_records: Final = msgspec.json.Decoder(Records)
 
 
 class Link(Bus, Protocol):
@@ -362,8 +384,9 @@ class Refresher:
         cache: that file.
     """
 
-    def __init__(self, core: NodeCore, state: State, cache: Path) -> None:
+    def __init__(self, core: NodeCore, writer: Writer, state: State, cache: Path) -> None:
         self._core = core
+        self._writer = writer
         self._state = state
         self._cache = cache
 
@@ -378,7 +401,8 @@ class Refresher:
             raise Transient("not connected to the bus")
         try:
             document = await link.request(subjects.rpc("region"), b"", REQUEST_TIMEOUT)
-            changed = self._core.trust.update(document)
+            listed = await self._records(link, head_in(document.decode("ascii", "replace")).number)
+            changed = await self._writer.run(self._core.take_region, document, listed)
         except ProtocolError as exc:
             log.error("node.region_refused", reason=exc.reason.value)
             return
@@ -387,6 +411,19 @@ class Refresher:
             await asyncio.to_thread(_replace, self._cache, document)
             region = self._core.trust.registry.region
             log.info("node.region", serial=region.serial, members=len(region.members))
+
+    async def _records(self, link: Link, number: int) -> list[tuple[str, int]]:
+        """The governance records up to a number that are not here yet, as far as the broker shows them."""
+        after = await self._writer.run(self._core.governed_to)
+        found: list[tuple[str, int]] = []
+        while after + len(found) < number:
+            question = msgspec.json.encode({"after": after + len(found)})
+            data = await link.request(subjects.rpc(GOVERNANCE), question, REQUEST_TIMEOUT)
+            page = decode(_records, data).records
+            if not page:
+                break
+            found += [(one.record, one.leaf) for one in page]
+        return found
 
     async def run(self) -> None:
         """Refresh until the stop."""

@@ -24,6 +24,7 @@ from node.opening import Arrival, Bad, Parcel, Piece, Turned
 from node.store import Tx, microseconds, rows_by
 from protocol import limits
 from protocol.envelope import header_in
+from protocol.governance import Signed, entry_of
 from protocol.grants import commit
 from protocol.keys import Signer
 from protocol.reasons import Reason
@@ -185,6 +186,14 @@ class Clerk:
             self._tx.add(tables.leaves, [row])
         elif known.entry != entry:
             self._alarm("log", Reason.LOG_FORKED.value, leaf=leaf, name=name, other=known.name)
+
+    def records(self, listed: Iterable[tuple[Signed, str, int]]) -> TakenIn:
+        """Governance records that hold, as text, each with the leaf that the broker says it has."""
+        for signed, text, leaf in listed:
+            row = {"number": signed.record.number, "digest": signed.digest, "record": text, "leaf": leaf}
+            self._tx.add(tables.governance, [row])
+            self._expect(leaf, entry_of(signed.digest), "governance", signed.digest)
+        return self.taken
 
     def _noted(self, letters: dict[str, Noted]) -> None:
         refusals: dict[str, Refusal] = {}

@@ -126,6 +126,10 @@ class Desk:
         self._rand = rand
         self._memory: _Memory | None = None
 
+    def use_key(self, signer: Signer) -> None:
+        """Sign with this key from now on."""
+        self._signer = signer
+
     def write(self, draft: Draft, fresh: Fresh, book: PolicyBook, registry: Registry, now: datetime) -> Sheet:
         """Give a filing its header, and find out what of it may leave, and to whom it must be sealed.
 

@@ -46,6 +46,7 @@ from node.tables import (
     confirmations_out,
     confirmed,
     events,
+    governance,
     idempotency,
     inbox,
     leaves,
@@ -238,6 +239,10 @@ class Reads(Due):
     def policies(self) -> list[Row[Any]]:
         """Every signed policy that is here, in the order of their versions."""
         return list(self._db.execute(select(policies).order_by(policies.c.jurisdiction, policies.c.version)))
+
+    def governance(self) -> list[Row[Any]]:
+        """The governance records, in order."""
+        return list(self._db.execute(select(governance).order_by(governance.c.number)))
 
     def numbers(self) -> dict[str, int]:
         """The highest number of each numbered table."""

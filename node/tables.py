@@ -12,6 +12,7 @@ links              pairs of reports that are about the same thing
 idempotency        answers by idempotency key
 leaves             what must be in the broker's log: own receipts, others' deliveries; with the proof once it is there
 checkpoints        of the broker's log, as this node verified them: each continues the one before it
+governance         records of the region's trustees, from the founding one on, as the broker listed them
 events             the feed
 alarms             what should never happen and did, until a person clears it
 escalations        reports that nobody has read yet: here, or at the members to which an own report went
@@ -192,6 +193,14 @@ checkpoints = Table(
     Column("cosigned_at", BigInteger),
     Column("published", Text),
     Column("published_at", BigInteger),
+)
+governance = Table(
+    "governance",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(43), nullable=False, unique=True),
+    Column("record", Text, nullable=False),
+    Column("leaf", BigInteger, nullable=False),
 )
 events = Table(
     "events",

@@ -1,8 +1,10 @@
-"""Whom a node believes: the broker by its pinned key, the members by the region document that the broker signed.
+"""Whom a node believes: the region's trustees from the founding record that it pins, and through them everybody else.
 
-Guarantees: a region document is taken only if a key signed it that was pinned or that an earlier document named, and
-only if it is newer than the one held; statements count only if their own issuer signed them, for this member, with a
-key that was valid. Refuses the rest with a reason. Pure: files and requests are others' work.
+Guarantees: a region document is taken only if a broker's key signed it that the trustees have named, only if it is
+newer than the one held, and only if its members, keys, groups, agreements and quorum are those that the trustees'
+records lead to, up to the record that it names; what was followed once is never exchanged for something else.
+Statements count only if their own issuer signed them, for this member, with a key that was valid. Refuses the rest with
+a reason. Pure: files and requests are others' work.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ import msgspec
 from msgspec import Struct
 
 from protocol import limits
+from protocol.chain import State, apply, found
 from protocol.errors import ConfigError, ProtocolError
+from protocol.governance import Signed, open_record
+from protocol.invitation import Invitation
 from protocol.jws import split_jws
 from protocol.keys import KeyLookup, KeyRecord, KeyRing, VerifyKey, unb64
 from protocol.parse import decode
 from protocol.policy import Policy, PolicyBook
 from protocol.reasons import Reason
-from protocol.registry import Registry, open_region
+from protocol.registry import Head, OpenedRegion, Region, head_of, open_region, shown
 from protocol.statements import (
     BROKER,
     Confirmation,
@@ -55,54 +60,177 @@ class Trust:
     Args:
         pinned: the broker's keys from the invitation.
         document: the region document that the invitation brought.
-        now: for judging keys.
+        genesis: the digest of the region's founding record.
+        records: the governance records that the invitation brought, from that one on.
+        now: for judging keys and times.
 
     Raises:
         ConfigError: the invitation's own document does not hold.
     """
 
-    def __init__(self, pinned: Sequence[KeyRecord], document: str, now: Callable[[], datetime]) -> None:
-        self._pinned = KeyRing(VerifyKey.from_record(BROKER, record) for record in pinned)
+    def __init__(
+        self,
+        pinned: Sequence[KeyRecord],
+        document: str,
+        now: Callable[[], datetime],
+        *,
+        genesis: str,
+        records: Sequence[str],
+    ) -> None:
         self._pinned_records = {record.kid: record for record in pinned}
         self._now = now
+        self.genesis = genesis
+        self.digests: tuple[str, ...] = ()
+        """Of all records up to the one that the region document names."""
         try:
-            self.registry, self.issued_at = self._open(document, self._pinned)
+            state, self.digests = self._follow(None, head_in(document), records)
+            self._hold(state, self._open(document, state))
         except ProtocolError as exc:
             raise ConfigError(
                 f"the invitation's region document does not hold ({exc.reason.value}): ask the broker's operator for a "
                 "new invitation"
             ) from exc
-        self.broker_keys = self._ring(self.registry)
 
-    def _open(self, document: str, ring: KeyRing) -> tuple[Registry, datetime]:
-        if not document.isascii():
-            raise ProtocolError(Reason.MALFORMED_ENVELOPE, "$", "a JWS is ASCII")
-        return open_region(document, ring, self._now())
+    @classmethod
+    def invited(cls, invitation: Invitation, now: Callable[[], datetime]) -> Trust:
+        """What an invitation gives. ConfigError if it does not hold."""
+        return cls(
+            invitation.broker_keys,
+            invitation.region,
+            now,
+            genesis=invitation.genesis,
+            records=invitation.governance,
+        )
 
-    def _ring(self, registry: Registry) -> KeyRing:
-        # The document's word on a key counts over the pinned record: it may say that the key was revoked since.
-        records = {**self._pinned_records, **{record.kid: record for record in registry.region.broker_keys}}
+    def _hold(self, state: State, opened: OpenedRegion) -> None:
+        self.state = state
+        self.issued_at = opened.issued_at
+        self.broker_keys = self._ring(state)
+        self.registry = opened.registry
+
+    def _open(self, document: str, state: State) -> OpenedRegion:
+        """A region document, if the broker signed it and the trustees agree with what it says."""
+        opened = open_region(document, self._ring(state), self._now())
+        told, governed = _sorted(opened.registry.region), _sorted(shown(state.region))
+        if told != governed:
+            differs = [name for name in told.__struct_fields__ if getattr(told, name) != getattr(governed, name)]
+            detail = f"not what the trustees have signed: {', '.join(differs)}"
+            raise ProtocolError(Reason.REGION_NOT_GOVERNED, "$.region", detail)
+        return opened
+
+    def _ring(self, state: State) -> KeyRing:
+        # The trustees' word on a key counts over the pinned record: it may say that the key was revoked since.
+        records = {**self._pinned_records, **{record.kid: record for record in state.region.broker_keys}}
         return KeyRing(VerifyKey.from_record(BROKER, record) for record in records.values())
 
-    def update(self, document: bytes) -> bool:
+    def _follow(self, state: State | None, head: Head, records: Sequence[str]) -> tuple[State, tuple[str, ...]]:
+        """The region after the records up to a head, and the names of all of them.
+
+        Args:
+            state: what is held, None at the beginning.
+            records: in order; they may begin with those that are held, and go beyond the head.
+        """
+        digests = list(self.digests)
+        for text in records:
+            try:
+                signed = open_record(text.encode("ascii", "replace"))
+                number = signed.record.number
+                if number < len(digests):
+                    _check_same(signed, digests[number])
+                    continue
+                if number > head.number:
+                    break
+                now = self._now()
+                state = found(signed, now, self.genesis) if state is None else apply(state, signed, now)
+            except ProtocolError as exc:
+                raise _ungoverned(f"record {len(digests)} does not hold: {exc.detail}", exc.reason) from exc
+            digests.append(signed.digest)
+        if state is None or state.head != head:
+            raise _ungoverned(f"it names record {head.number}, which is not here")
+        return state, tuple(digests)
+
+    def update(self, document: bytes, records: Sequence[str] = ()) -> bool:
         """Take a region document if it is newer than the one held; tells whether anything in it is new.
 
+        Args:
+            records: the governance records after the held one, or more.
+
         Raises:
-            ProtocolError: it is not the broker's.
+            ProtocolError: it is not the broker's; REGION_NOT_GOVERNED, it is not what the trustees have signed.
         """
         try:
             text = document.decode("ascii")
         except UnicodeDecodeError as exc:
             raise ProtocolError(Reason.MALFORMED_ENVELOPE, "$", "a JWS is ASCII") from exc
-        registry, issued_at = self._open(text, self.broker_keys)
-        if issued_at <= self.issued_at:
+        head = head_in(text)
+        back = head.number < self.state.head.number
+        if back:
+            issued_at = open_region(text, self.broker_keys, self._now()).issued_at
+            if issued_at <= self.issued_at:
+                return False
+            raise _ungoverned(f"it goes back to record {head.number} from {self.state.head.number}")
+        state, digests = self._follow(self.state, head, records)
+        opened = self._open(text, state)
+        if opened.issued_at <= self.issued_at:
             return False
-        self.issued_at = issued_at
-        if registry.region == self.registry.region:
+        changed = opened.registry.region != self.registry.region
+        self.digests = digests
+        if not changed:
+            self.state, self.issued_at = state, opened.issued_at
             return False
-        self.broker_keys = self._ring(registry)
-        self.registry = registry
+        self._hold(state, opened)
         return True
+
+
+def _check_same(signed: Signed, digest: str) -> None:
+    if signed.digest != digest:
+        detail = f"record {signed.record.number} is another one than before"
+        raise ProtocolError(Reason.RECORD_OUT_OF_ORDER, "$.number", detail)
+
+
+def head_in(document: str) -> Head:
+    """The governance record that a region document names. ProtocolError if it is none."""
+    if not document.isascii():
+        raise ProtocolError(Reason.MALFORMED_ENVELOPE, "$", "a JWS is ASCII")
+    return head_of(document)
+
+
+def in_order(listed: Sequence[tuple[str, int]], number: int) -> list[tuple[Signed, str, int]]:
+    """Records with their leaves, read; nothing of them is verified.
+
+    Args:
+        number: what the first of them must have.
+
+    Raises:
+        ProtocolError: REGION_NOT_GOVERNED, one is no record, or in another place.
+    """
+    fresh: list[tuple[Signed, str, int]] = []
+    for text, leaf in listed:
+        try:
+            signed = open_record(text.encode("ascii", "replace"))
+        except ProtocolError as exc:
+            raise ProtocolError(Reason.REGION_NOT_GOVERNED, f"$.records.{exc.reason.value}", exc.detail) from exc
+        if signed.record.number != number + len(fresh):
+            raise ProtocolError(Reason.REGION_NOT_GOVERNED, "$.records", "records are not listed in their order")
+        fresh.append((signed, text, leaf))
+    return fresh
+
+
+def _ungoverned(detail: str, why: Reason | None = None) -> ProtocolError:
+    """The refusal that is an alarm; the reason behind it, if a record is at fault, stands in its path."""
+    return ProtocolError(Reason.REGION_NOT_GOVERNED, f"$.head.{why.value}" if why else "$.head", detail)
+
+
+def _sorted(region: Region) -> Region:
+    """A region without what the trustees do not sign: the order of its lists, and the broker's own serial."""
+    return msgspec.structs.replace(
+        region,
+        serial=1,
+        broker_keys=sorted(region.broker_keys, key=lambda record: record.kid),
+        members=sorted(region.members, key=lambda member: member.id),
+        groups=sorted(region.groups, key=lambda group: str(group.id)),
+        agreements=sorted(region.agreements, key=lambda agreement: agreement.id),
+    )
 
 
 def type_of(jws: str) -> str | None:

@@ -193,6 +193,10 @@ class Witness:
         self._missing: deque[int] = deque()
         self._missing_at: datetime | None = None
 
+    def use_key(self, signer: Signer, public: bytes) -> None:
+        """Cosign with this key from now on."""
+        self._signer, self._public = signer, public
+
     # --- asking
 
     def question(self, wait: float = 0.0) -> CosignRequest | ConsistencyRequest | NextRequest:

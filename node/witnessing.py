@@ -36,7 +36,9 @@ log = structlog.get_logger()
 ANSWER_WITHIN: Final = logrpc.LONGEST_WAIT + 4.0
 """Seconds: above the time for which an answer may be held back."""
 REST: Final = 5.0
-"""Seconds after a refusal, or without an answer."""
+"""Seconds after a refusal."""
+SOON: Final = 0.25
+"""Seconds until a question without an answer is asked again, at first: a broker that starts is not away for long."""
 PROVE_EVERY: Final = 10.0
 """Seconds between looks for leaves to be proven, when neither a message nor a checkpoint asks for it."""
 
@@ -85,6 +87,7 @@ class Witnessing:
         """Witness checkpoints until the stop."""
         bell = self._state.bell()
         self._state.on_link(bell)
+        wait = SOON
         while not self._state.stopping:
             link = self._state.link
             if link is None or not link.connected:
@@ -96,14 +99,17 @@ class Witnessing:
                 step = await self._ask(link, question)
                 self._tell(step, await self._writer.run(self._witness.lookout.look))
                 await self._show()
+                wait = SOON
                 if step.rest:
                     await bell.wait(REST)
             except Transient:
                 await self._ask_something_else()
-                await bell.wait(REST)
+                await bell.wait(wait)
+                wait = min(wait * 2, REST)
 
     async def prove(self) -> None:
         """Have leaves proven until the stop."""
+        wait = SOON
         while not self._state.stopping:
             link = self._state.link
             if link is None or not link.connected:
@@ -117,10 +123,12 @@ class Witnessing:
                 step = await self._ask(link, question)
                 self._tell(step, [])
                 await self._show()
+                wait = SOON
                 if step.rest:
                     await self._resting.wait(REST)
             except Transient:
-                await self._resting.wait(REST)
+                await self._resting.wait(wait)
+                wait = min(wait * 2, REST)
 
     async def _ask(self, link: Link, question: Question) -> Step:
         """Ask, and commit what the answer comes to. Transient: no answer, or it could not be committed."""

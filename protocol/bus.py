@@ -118,7 +118,7 @@ class NatsBus:
         """Connect, and stay connected until `close`.
 
         Args:
-            url: `nats://host:port`, or `tls://host:port`.
+            url: `nats://host:port`, or `tls://host:port`; of a cluster several, separated by commas.
             creds: the credentials file; None only for servers without authentication.
             name: shown in the server's monitoring.
             stream: the stream that `pull` reads, through the durable consumer `consumer`.
@@ -354,7 +354,7 @@ class NatsBus:
                 self._revival = asyncio.create_task(self._revive())
 
         options: dict[str, Any] = {
-            "servers": [self._url],
+            "servers": self._url.split(","),
             "name": self._name,
             "error_cb": on_error,
             "disconnected_cb": on_disconnected,

@@ -247,8 +247,8 @@ class Examiner:
         parts = split_jws(jws, REGION_TYP)
         issued_at = decode(_issued, parts.payload).issued_at
         self.past(issued_at)
-        registry, _ = open_region(jws, KeyRing(self._broker.values()), issued_at)
-        return issued_at, registry, parts.kid
+        opened = open_region(jws, KeyRing(self._broker.values()), issued_at)
+        return issued_at, opened.registry, parts.kid
 
     # --- times and keys -----------------------------------------------------------------------------------------
 

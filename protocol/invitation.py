@@ -1,7 +1,8 @@
 """What the broker hands to an admitted member: everything its node needs to connect, and nothing secret.
 
 The member made its own signing key and NATS user key; the broker only ever saw their public parts. The file is trusted
-because of how it travels (it pins the broker's key): hand it over by a way that both sides trust.
+because of how it travels: it pins the region's founding record, and so the trustees. Hand it over by a way that both
+sides trust, or compare the digest of the founding record with a trustee.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from msgspec import Meta, Struct
 from protocol.errors import ConfigError, ProtocolError
 from protocol.keys import KeyRecord
 from protocol.parse import decode
+from protocol.report import Digest
 
 
 class Invitation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -26,6 +28,10 @@ class Invitation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     broker_keys: Annotated[list[KeyRecord], Meta(min_length=1)]
     region: str
     """The region document as signed by the broker."""
+    genesis: Digest
+    """Digest of the region's founding record."""
+    governance: Annotated[list[str], Meta(min_length=1)]
+    """The governance records, from the founding record on to the one that the region document names."""
 
 
 _decoder: Final = msgspec.json.Decoder(Invitation)

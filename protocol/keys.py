@@ -216,6 +216,10 @@ class KeyRing:
             found[key.record.kid] = key
         self._keys: Mapping[str, VerifyKey] = found
 
+    def has(self, kid: str) -> bool:
+        """Whether there is a key with this id."""
+        return kid in self._keys
+
     def find(self, kid: str) -> VerifyKey:
         """The key with this id, or ProtocolError(UNKNOWN_KEY)."""
         key = self._keys.get(kid)

@@ -58,6 +58,13 @@ NOTE_SIGNATURES: Final = 128
 PROOFS_PER_REQUEST: Final = 256
 """Inclusion proofs in one answer: with 40 hashes each it stays below a message."""
 
+GOVERNANCE_RECORD: Final = 128 << 10
+"""A governance record with its signatures: a member with all keys that it may have, three of it."""
+
+TRUSTEES: Final = 32
+TRUSTEE_SIGNATURES: Final = 64
+"""Signatures of one record: those that count for nothing may be among them."""
+
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """How far ahead of ours a peer's clock may be."""
 

@@ -78,6 +78,13 @@ class Reason(Enum):
     NOT_GRANTED = "not-granted"
     GRANTED_TOO_MUCH = "granted-too-much"
     RECEIPT_OVERDUE = "receipt-overdue"
+    # governance: why a record does not change who is in the region
+    RECORD_OUT_OF_ORDER = "record-out-of-order"
+    TOO_FEW_SIGNATURES = "too-few-signatures"
+    NOT_A_TRUSTEE = "not-a-trustee"
+    MEMBER_EXISTS = "member-exists"
+    LOOKS_LIKE_ANOTHER = "looks-like-another"
+    REGION_NOT_GOVERNED = "region-not-governed"
     # policy: why a report or a field was withheld
     DEFAULT_DENY = "default-deny"
     DENIED_BY_RULE = "denied-by-rule"

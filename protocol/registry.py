@@ -2,12 +2,14 @@
 
 Guarantees: a `Registry` that exists is consistent: ids are unique, every key id is its key's thumbprint, no key belongs
 to two owners, groups and agreements name jurisdictions that exist. It travels to the nodes as a document signed by the
-broker (`RegionDocument`); a node pins the broker's key and believes no other source. Refuses: everything else, as
-ConfigError when an operator wrote it and as ProtocolError when a peer sent it.
+broker (`RegionDocument`), which names the governance record that it follows from (`protocol/chain.py`): a node takes
+nobody's word but the trustees'. Refuses: everything else, as ConfigError when an operator wrote it and as ProtocolError
+when a peer sent it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Final, Literal
 from uuid import UUID
@@ -23,7 +25,7 @@ from protocol.notes import NoteKey, log_keys, origin_of, witness_keys
 from protocol.parse import decode
 from protocol.policy import Circles, Pact, Recipient
 from protocol.reasons import Reason
-from protocol.report import Instant, Jurisdiction, Line
+from protocol.report import Digest, Instant, Jurisdiction, Line
 from protocol.rules import AgreementId
 from protocol.sealing import SealingKeyRecord, check_record
 from protocol.statements import BROKER
@@ -35,6 +37,10 @@ TYP: Final = "kentongan-region+jwt"
 
 class _Doc(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     pass
+
+
+Language = Annotated[str, Meta(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$(?!\n)")]
+Capability = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)")]
 
 
 class Member(_Doc, frozen=True, kw_only=True):
@@ -49,6 +55,11 @@ class Member(_Doc, frozen=True, kw_only=True):
     sealing_keys: Annotated[list[SealingKeyRecord], Meta(max_length=limits.SEALING_KEYS_PER_MEMBER)] = []
     transport: Annotated[str, Meta(pattern=r"^U[A-Z2-7]{55}$(?!\n)")] | None = None
     """Public part of the NATS user key that the member made itself."""
+    contacts: Annotated[list[Line], Meta(max_length=16)] = []
+    """How to reach it by another way than this one."""
+    languages: Annotated[list[Language], Meta(max_length=16)] = []
+    capabilities: Annotated[list[Capability], Meta(max_length=32)] = []
+    """What it can help others with, such as `malware-analysis`."""
 
 
 class Group(_Doc, frozen=True, kw_only=True):
@@ -80,12 +91,33 @@ class Region(_Doc, frozen=True, kw_only=True):
     """How many witnesses must cosign a checkpoint; without it, more than half of the active members with a node."""
 
 
+class Head(_Doc, frozen=True, kw_only=True):
+    """The newest governance record that something follows from: its number, and the digest of its payload."""
+
+    number: Annotated[int, Meta(ge=0, lt=2**31)]
+    digest: Digest
+
+
 class RegionDocument(_Doc, frozen=True, kw_only=True):
     """What the broker signs for the nodes."""
 
     iss: str
     issued_at: Instant
+    head: Head
     region: Region
+
+
+class _Headed(Struct):
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRegion:
+    """A region document that a broker's key signed."""
+
+    registry: Registry
+    issued_at: datetime
+    head: Head
 
 
 class Registry:
@@ -193,23 +225,38 @@ def as_recipient(member: Member) -> Recipient:
 
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 _decoder: Final = msgspec.json.Decoder(RegionDocument)
+_headed: Final = msgspec.json.Decoder(_Headed)
 
 
-def sign_region(region: Region, signer: Signer, now: datetime) -> str:
-    """The registry as the broker hands it to nodes; transport keys stay at the broker."""
+def shown(region: Region) -> Region:
+    """A region as its document shows it: without transport keys, which only the broker needs."""
     members = [msgspec.structs.replace(member, transport=None) for member in region.members]
-    shown = msgspec.structs.replace(region, members=members)
-    return sign_jws(TYP, _encode(RegionDocument(iss=BROKER, issued_at=now, region=shown)), signer)
+    return msgspec.structs.replace(region, members=members)
 
 
-def open_region(jws: str, pinned: KeyRing, at: datetime) -> tuple[Registry, datetime]:
-    """Verify a region document with the pinned broker key.
+def sign_region(region: Region, head: Head, signer: Signer, now: datetime) -> str:
+    """The registry as the broker hands it to nodes.
 
-    Returns:
-        the registry and the time at which it was issued, so that an older one never replaces a newer one.
+    Args:
+        head: the governance record that the region follows from.
+    """
+    return sign_jws(TYP, _encode(RegionDocument(iss=BROKER, issued_at=now, head=head, region=shown(region))), signer)
+
+
+def head_of(jws: str) -> Head:
+    """The governance record that a region document claims to follow from; nothing is verified.
 
     Raises:
-        ProtocolError: not signed by a pinned key, or inconsistent.
+        ProtocolError: it is no region document.
+    """
+    return decode(_headed, split_jws(jws, TYP).payload).head
+
+
+def open_region(jws: str, pinned: KeyRing, at: datetime) -> OpenedRegion:
+    """Verify a region document with the broker's keys. Whether the trustees agree is for `node/trust.py` to see.
+
+    Raises:
+        ProtocolError: not signed by one of these keys, or inconsistent.
     """
     parts = split_jws(jws, TYP)
     key = verify_parts(parts, pinned.find)
@@ -218,6 +265,6 @@ def open_region(jws: str, pinned: KeyRing, at: datetime) -> tuple[Registry, date
     if not document.iss == key.owner == BROKER:
         raise ProtocolError(Reason.WRONG_MEMBER, "$.iss", "only the broker says who is in the region")
     try:
-        return Registry(document.region), document.issued_at
+        return OpenedRegion(Registry(document.region), document.issued_at, document.head)
     except ConfigError as exc:
         raise ProtocolError(Reason.INVALID_VALUE, "$.region", str(exc)) from exc

@@ -1,4 +1,4 @@
-"""Which databases the tests run on."""
+"""On which databases tests run, and on which cores: those of a file stay together, as do those of the built image."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ import pytest
 
 from tests import databases, postgresql
 from tests.postgresql import Server
+
+IMAGE = {"tests/deploy/test_image.py", "tests/deploy/test_compose.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Name the group that a worker takes as a whole."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("image" if file in IMAGE else file))
 
 
 @pytest.fixture(scope="session")

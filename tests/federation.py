@@ -21,6 +21,7 @@ from broker import store as broker_store
 from broker import tables
 from broker.check import check_ledger
 from broker.deliver import Redelivery
+from broker.governing import Chain, listed, record_chain
 from broker.ingest import Incoming, Ingest
 from broker.log import Log
 from broker.members import RegionState
@@ -36,16 +37,20 @@ from node.store import Store as NodeStore
 from node.trust import Trust
 from node.views import proof_text
 from node.witness import Answer, Question, Witness
+from protocol.chain import fold
 from protocol.errors import ProtocolError
+from protocol.governance import open_record
+from protocol.invitation import Invitation
 from protocol.keys import SigningKey
 from protocol.logproof import parse_proof
 from protocol.logrpc import ConsistencyRequest, CosignRequest, NextRequest, ProveRequest
 from protocol.notes import open_checkpoint
 from protocol.policy import Policy, PolicyBook
-from protocol.registry import Member, Region, Registry, sign_region
+from protocol.registry import Member, Region, Registry
 from protocol.sealing import SealingKey
 from protocol.subjects import Kind
 from tests import databases
+from tests.governing import genesis, grow, sign_region
 
 START = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -130,6 +135,7 @@ class Federation:
         self.accepted: dict[str, tuple[str, dict[str, Any]]] = {}
         self.kills = 0
         self.sent: list[Outgoing] = []
+        self.records: list[str] = []
         self.reload()
         self.broker: Ingest
         self.start_broker()
@@ -162,32 +168,66 @@ class Federation:
                 Member(id=self.coordinator, jurisdiction=self.coordinator, name="coordinator", roles=["coordinator"])
             )
         self.region = Region(region="sim", serial=1, broker_keys=[self.broker_key.record(*window)], members=members)
+        self.records = grow(self.records, self.region)
         self.state = RegionState(Registry(self.region), PolicyBook(self.policies.values()))
+        if hasattr(self, "ledger"):
+            self.record_chain()
+
+    def record_chain(self) -> None:
+        """The broker takes the trustees' records into its ledger and log."""
+        data = [text.encode("ascii") for text in self.records]
+        digests = tuple(open_record(one).digest for one in data)
+        chain = Chain(tuple(data), digests, fold(data, digests[0], self.clock.now))
+        record_chain(self.ledger, chain, self.clock.now)
+
+    def invitation(self, name: str) -> Invitation:
+        """What a member is handed now."""
+        return Invitation(
+            member=name,
+            url="nats://127.0.0.1:1",
+            user_jwt="x",
+            broker_keys=self.region.broker_keys,
+            region=self.document(),
+            genesis=genesis(self.records),
+            governance=self.records,
+        )
+
+    def document(self) -> str:
+        """The region document of this moment."""
+        return sign_region(self.region, self.broker_key, self.clock.now, self.records)
+
+    def refresh(self, name: str) -> None:
+        """What a node asks the broker for every minute."""
+        node = self.nodes[name]
+        answer = msgspec.json.decode(listed(self.ledger, msgspec.json.encode({"after": node.governed_to()})))
+        pages = [(one["record"], one["leaf"]) for one in answer["records"]]
+        node.take_region(self.document().encode("ascii"), pages)
 
     def start_broker(self) -> None:
         """Open the ledger as a started process does."""
         self.ledger = broker_store.Store(broker_store.open_engine(databases.url_of(self.directory / "ledger.db")))
         self.broker = Ingest(self.ledger, self.broker_key, lambda: self.state, self.rng.randbytes)
         self.redelivery = Redelivery(self.ledger, self.broker_key, lambda: self.state, 10_000)
+        self.record_chain()
         self.log = Log(self.ledger, self.broker_key, self.broker_key.public, lambda: self.state)
         self.log.load(self.clock.now)
 
     def start_node(self, name: str) -> None:
         """Open a node's store as a started process does."""
-        document = sign_region(self.region, self.broker_key, self.clock.now)
         self.nodes[name] = NodeCore(
             member=name,
             jurisdiction=name,
             store=NodeStore.open(self.directory / name, databases.node_url(self.directory / name)),
             signer=self.keys[name],
             fingerprint_key=self.fingerprints[name],
-            trust=Trust(self.region.broker_keys, document, self.clock),
+            trust=Trust.invited(self.invitation(name), self.clock),
             book=PolicyBook([self.policies[name]]),
             now=self.clock,
             rand=self.rng.randbytes,
             sealing_keys=[self.sealing[name]],
         )
         self.witnesses[name] = self._witness(name)
+        self.refresh(name)
 
     def _witness(self, name: str) -> Witness:
         node, key = self.nodes[name], self.keys[name]
@@ -433,6 +473,10 @@ class Federation:
         """A table of the ledger."""
         with self.ledger.reading() as connection:
             return list(connection.execute(getattr(tables, table).select()))
+
+    def submitted(self) -> list[Any]:
+        """What members sent, as the ledger has it."""
+        return [row for row in self.rows("submissions") if row.member in self.jurisdictions]
 
     def check(self, recipients: dict[str, set[str]]) -> None:
         """Every accepted report is in every inbox that it was granted to, exactly once, and in no other.

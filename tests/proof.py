@@ -18,13 +18,12 @@ from node.evidence import export
 from protocol.evidence import Bundle, read_bundle, verify_bundle, write_bundle
 from protocol.findings import Trust, Verdict
 from protocol.grants import commit
-from protocol.invitation import Invitation, save_invitation
+from protocol.invitation import save_invitation
 from protocol.jws import split_jws
 from protocol.keys import SigningKey
 from protocol.logproof import Proof, parse_proof
 from protocol.merkle import Frontier, leaf_hash, prove_inclusion
 from protocol.notes import Checkpoint, Note, cosign, parse_note, sign_checkpoint
-from protocol.registry import sign_region
 from protocol.statements import (
     Delivered,
     Link,
@@ -36,6 +35,7 @@ from protocol.statements import (
     sign_statement,
 )
 from tests.federation import Federation, filing
+from tests.governing import sign_region
 
 _receipt = msgspec.json.Decoder(Receipt)
 NAMES = ("id", "my", "sg")
@@ -48,9 +48,12 @@ class World(Federation):
         """Nothing: these tests change stores by hand, so that they do not hold together on purpose."""
 
     def entries(self) -> list[bytes]:
-        """The entries of all receipts, in the order of their leaves."""
+        """The entries of all receipts and governance records, in the order of their leaves."""
         found: dict[int, bytes] = {}
         for row in self.rows("submissions"):
+            if not row.receipt:
+                found[row.id - 1] = bytes(row.entry)
+                continue
             jws = row.receipt.decode("ascii")
             receipt = _receipt.decode(split_jws(jws, Receipt.typ).payload)
             found[receipt.leaf] = commit(receipt, jws).entry
@@ -91,11 +94,7 @@ class World(Federation):
         """The files of a node, as `init`, `join` and `run` leave them."""
         place = self.directory / f"files-{name}"
         place.mkdir(exist_ok=True)
-        document = sign_region(self.region, self.broker_key, self.clock.now)
-        invitation = Invitation(
-            member=name, url="nats://127.0.0.1:1", user_jwt="x", broker_keys=self.region.broker_keys, region=document
-        )
-        save_invitation(place / "invitation.json", invitation)
+        save_invitation(place / "invitation.json", self.invitation(name))
         return Config(
             **{
                 **dict.fromkeys(Config.__dataclass_fields__),

@@ -132,7 +132,13 @@ def check_mention(words: list[str]) -> None:
         elif word.startswith("--"):
             assert word.partition("=")[0] in parser._option_string_actions, words
         else:
-            assert not known or word in ("…", "..."), words
+            assert not known or word in ("…", "...") or (word.isupper() and takes_more_than_commands(parser)), words
+
+
+def takes_more_than_commands(parser: argparse.ArgumentParser) -> bool:
+    """Whether an argument goes before the sub-commands."""
+    plain = [action for action in parser._actions if not action.option_strings]
+    return any(not isinstance(action, argparse._SubParsersAction) for action in plain)
 
 
 @pytest.mark.parametrize("name", TEXTS)

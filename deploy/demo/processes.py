@@ -36,6 +36,8 @@ class Kept:
     log: Path
     process: asyncio.subprocess.Process | None = None
     restarts: int = 0
+    up: asyncio.Event = field(default_factory=asyncio.Event)
+    """Cleared, it is not started again."""
 
 
 @dataclass(slots=True)
@@ -51,6 +53,7 @@ class Tree:
         """Start `kentongan ARGUMENTS` and keep it running."""
         self.logs.mkdir(parents=True, exist_ok=True)
         kept = Kept(name, arguments, self.logs / f"{name}.log")
+        kept.up.set()
         self.kept[name] = kept
         await self._spawn(kept)
         self._tasks.append(asyncio.create_task(self._keep(kept)))
@@ -79,12 +82,25 @@ class Tree:
         while True:
             if kept.process is not None:
                 await kept.process.wait()
+            await kept.up.wait()
             if self._stopping:
                 return
             kept.restarts += 1
             await asyncio.sleep(wait)
             wait = min(wait * 2, 5.0)
             await self._spawn(kept)
+
+    async def kill(self, name: str) -> None:
+        """End a process at once, and leave it down until `revive`."""
+        kept = self.kept[name]
+        kept.up.clear()
+        self._signal(kept, signal.SIGKILL)
+        if kept.process is not None:
+            await kept.process.wait()
+
+    def revive(self, name: str) -> None:
+        """Let a process that was killed come back."""
+        self.kept[name].up.set()
 
     def failed(self) -> str | None:
         """The name of a process that cannot stay up."""
@@ -93,6 +109,8 @@ class Tree:
     async def stop(self) -> None:
         """End everything: the last started first, by force after ten seconds."""
         self._stopping = True
+        for kept in self.kept.values():
+            kept.up.set()
         for kept in reversed(self.kept.values()):
             self._signal(kept, signal.SIGTERM)
         for kept in reversed(self.kept.values()):

@@ -30,6 +30,7 @@ from deploy.demo import show
 from deploy.demo.client import Answer, Door
 from deploy.demo.forge import inject
 from deploy.demo.processes import Tree
+from deploy.demo.proof import Proven, evidence, proven, wait_for_proof
 from deploy.demo.region import Place, make, start
 from deploy.demo.scenario import COORDINATOR, MEMBERS, Json, Post, Scenario, build, campaigns, malformed, not_filed
 
@@ -61,7 +62,7 @@ class Demo:
     """One run."""
 
     def __init__(self, place: Place, doors: dict[str, Door], console: Console) -> None:
-        self._place = place
+        self.place = place
         self._doors = doors
         self._console = console
         self.story = Story()
@@ -129,7 +130,7 @@ class Demo:
         answer = await self._doors["sg"].call("POST", "/v1/reports", red)
         self._note("sg: TLP:RED without recipients", f"refused {answer.status}", _problem(answer))
 
-        await inject(self._place.directory / "vn")
+        await inject(self.place.directory / "vn")
         why = await self._alarm("vn")
         self._note("a stolen NATS credential of vn injects a report signed with another key", "refused", why)
 
@@ -354,6 +355,25 @@ def _print(demo: Demo, statuses: dict[str, Json], console: Console) -> bool:
     return not any(_open(status) for status in statuses.values())
 
 
+async def _print_proof(demo: Demo, log: Proven, console: Console) -> bool:
+    """False if anything is missing from the log, or contradicted."""
+    console.print(
+        f"Log of {log.size} receipts, cosigned by {', '.join(log.witnesses)} (quorum {log.quorum}). Every node looked"
+        f" for each of its receipts and deliveries in it: {log.missing} missing, {log.alarms} alarms.",
+        highlight=False,
+    )
+    timing = show.percentiles(log.seconds)
+    console.print(f"from disk to the proof that it is logged and witnessed: {timing}", highlight=False)
+    filed = demo.story.filed[0]
+    code, found = await asyncio.to_thread(evidence, demo.place, filed.post.member, filed.report_id)
+    console.print(
+        f"Evidence of {filed.post.incident}, exported at {filed.post.member} and verified offline:"
+        f" {found.proven} statements proven, {found.false} false, {found.open} not checkable.",
+        highlight=False,
+    )
+    return log.whole and code == 0
+
+
 async def _play(args: argparse.Namespace, directory: Path, console: Console) -> int:
     tree = Tree(directory / "logs")
     async with AsyncExitStack() as stack:
@@ -381,8 +401,12 @@ async def _play(args: argparse.Namespace, directory: Path, console: Console) -> 
             await demo.settle()
             progress.update(task, description="analysts read, and act on what is linked")
             await demo.confirm()
+            await demo.settle()
+            progress.update(task, description="the nodes look for everything in the broker's log")
+            views = await wait_for_proof(doors, MEMBERS)
             statuses = await demo.settle()
         complete = _print(demo, statuses, console)
+        complete &= await _print_proof(demo, proven(views, statuses), console)
         elsewhere = not_filed()
         console.print(
             f"{len(elsewhere)} more incidents in the data are of countries without a node here and were not filed.",

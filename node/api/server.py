@@ -43,12 +43,17 @@ class Operations:
         return answer({"status": "ok"})
 
     async def ready(self, _request: web.Request) -> web.Response:
-        """Reports are accepted as long as this answers at all; `ready` says whether they also travel."""
+        """Reports are accepted as long as this answers at all; `ready` says whether they also travel.
+
+        Not before the region was looked at since the start: what a report may show to members of whom this node has
+        not heard yet would stay at home for good.
+        """
+        ready = self._state.connected and self._state.region_at is not None
         registry = self._core.trust.registry
         alarms = await asyncio.to_thread(self._core.open_alarms)
         member = registry.members.get(self._core.member)
         document = {
-            "ready": self._state.connected,
+            "ready": ready,
             "link": "up" if self._state.connected else self._state.link_state,
             "region": {"name": registry.region.region, "serial": registry.region.serial},
             "region_issued_at": iso(self._core.trust.issued_at),
@@ -57,7 +62,7 @@ class Operations:
             "backlog": self._core.outbox.weight,
             "alarms_open": sum(alarms.values()),
         }
-        return answer(document, 200 if self._state.connected else 503)
+        return answer(document, 200 if ready else 503)
 
     async def backlog(self, _request: web.Request) -> web.Response:
         """What waits for the broker's word."""

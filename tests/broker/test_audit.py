@@ -124,10 +124,10 @@ def test_by_time(good: Eventful) -> None:
 
 
 MISMATCHES = {
-    "an entry is another": "UPDATE submissions SET entry = randomblob(32) WHERE id = 1",
-    "a receipt is gone": "UPDATE submissions SET receipt = x'' WHERE id = 1",
+    "an entry is another": "UPDATE submissions SET entry = randomblob(32) WHERE id = 6",
+    "a receipt is gone": "UPDATE submissions SET receipt = x'' WHERE id = 6",
     "a receipt of another": (
-        "UPDATE submissions SET receipt = (SELECT receipt FROM submissions WHERE id = 2) WHERE id = 1"
+        "UPDATE submissions SET receipt = (SELECT receipt FROM submissions WHERE id = 7) WHERE id = 6"
     ),
     "the log holds another": (
         "UPDATE log_tiles SET data = CAST(substr(data, 1, 32) || randomblob(32) || substr(data, 65) AS BLOB)"
@@ -195,7 +195,7 @@ def test_json_and_table(good: Eventful) -> None:
     lines = ask(good)
     assert [msgspec.json.decode(text, type=Line) for text in as_json(lines)] == lines
     table = "".join(as_table(lines))
-    assert "id -> jp  granted  read  leaf 0 proven" in table
+    assert "id -> jp  granted  read  leaf 5 proven" in table
     assert "withheld: victim: export id/1/no-victims denied-by-rule" in table
 
 
@@ -276,7 +276,7 @@ def test_a_mismatch_ends_with_1(
     """The last line on standard error says how many answers contradict the log."""
     shutil.copy(good.directory / "ledger.db", tmp_path / "ledger.db")
     with sqlite3.connect(tmp_path / "ledger.db") as connection:
-        connection.execute("UPDATE submissions SET entry = randomblob(32) WHERE id = 1")
+        connection.execute("UPDATE submissions SET entry = randomblob(32) WHERE id = 6")
     connection.close()
     (tmp_path / "broker.toml").write_text('data = "."\nkeys = "."\nregion = "."\n')
     monkeypatch.setattr(cli, "_registry", lambda _: good.registry)

@@ -108,39 +108,39 @@ def elsewhere(found: list[Any]) -> None:
 
 FAULTS = r"""
 # a receipt is changed
-UPDATE submissions SET receipt = letter(receipt, 200) WHERE id = 1
+UPDATE submissions SET receipt = letter(receipt, 200) WHERE id = 6
 -> submissions signature-invalid
 
 # a receipt is no text
-UPDATE submissions SET receipt = x'ff' WHERE id = 1
+UPDATE submissions SET receipt = x'ff' WHERE id = 6
 -> submissions unreadable
 
 # a receipt of another submission
-UPDATE submissions SET receipt = (SELECT receipt FROM submissions WHERE id = 2) WHERE id = 1
+UPDATE submissions SET receipt = (SELECT receipt FROM submissions WHERE id = 7) WHERE id = 6
 -> reports orphan, submissions differs
 
 # the digest is another
-UPDATE submissions SET digest = 'x' || substr(digest, 2) WHERE id = 1
+UPDATE submissions SET digest = 'x' || substr(digest, 2) WHERE id = 6
 -> submissions differs
 
 # the member is another
-UPDATE submissions SET member = 'jp' WHERE id = 1
+UPDATE submissions SET member = 'jp' WHERE id = 6
 -> reports differs, submissions differs
 
 # the time is another
-UPDATE submissions SET received_at = received_at + 1 WHERE id = 1
+UPDATE submissions SET received_at = received_at + 1 WHERE id = 6
 -> reports differs, submissions differs
 
 # the entry is another
-UPDATE submissions SET entry = flip(entry, 3) WHERE id = 1
+UPDATE submissions SET entry = flip(entry, 3) WHERE id = 6
 -> checkpoints proof-invalid, log_tiles differs, submissions differs
 
 # a message is changed
-UPDATE submissions SET message = letter(message, 200) WHERE id = 1
+UPDATE submissions SET message = letter(message, 200) WHERE id = 6
 -> submissions signature-invalid
 
 # a message is gone
-UPDATE submissions SET message = x'' WHERE id = 1
+UPDATE submissions SET message = x'' WHERE id = 6
 -> submissions malformed-envelope
 
 # a refused one has a message
@@ -156,7 +156,7 @@ DELETE FROM submissions WHERE id = (SELECT max(id) FROM submissions)
 -> log_tiles differs, reports orphan, submissions missing
 
 # a submission is gone
-DELETE FROM submissions WHERE id = 2
+DELETE FROM submissions WHERE id = 7
 -> checkpoints proof-invalid, log_tiles differs, reports orphan, submissions gap
 
 # a report is gone
@@ -164,7 +164,7 @@ DELETE FROM reports WHERE seq = 2
 -> confirmations orphan, deliveries orphan, reports gap, reports missing
 
 # a report's submission
-UPDATE reports SET submission = 2 WHERE seq = 1
+UPDATE reports SET submission = 7 WHERE seq = 1
 -> reports differs, reports orphan
 
 # a report of no submission
@@ -244,7 +244,7 @@ FROM exceptions WHERE id = 1
 
 # an exception of an accepted report
 INSERT INTO exceptions SELECT 10, received_at, member, digest, 'x', NULL, NULL, 'rejected', 'empty', '$' FROM
-submissions WHERE id = 1
+submissions WHERE id = 6
 -> exceptions orphan
 
 # an exception's at
@@ -428,7 +428,8 @@ UPDATE confirmations SET at = 1 WHERE id = 1
 -> confirmations key-not-valid
 
 # a notice is gone
-DELETE FROM notices WHERE kind = 'confirmed' AND id = (SELECT max(id) FROM notices WHERE kind = 'confirmed')
+DELETE FROM notices WHERE kind = 'confirmed' AND id = (SELECT max(id) FROM notices WHERE kind = 'confirmed' AND id <
+(SELECT max(id) FROM notices))
 -> notices gap, notices missing
 
 # a notice is there twice
@@ -450,7 +451,7 @@ UPDATE notices SET jws = letter(jws, length(jws) - 9) WHERE kind = 'links' AND m
 
 # nobody was told that it was stopped
 DELETE FROM notices WHERE kind = 'stopped'
--> deliveries missing
+-> deliveries missing, notices gap
 
 # a policy is changed
 UPDATE policies SET jws = letter(jws, 150) WHERE id = 1
@@ -475,6 +476,34 @@ UPDATE policies SET version = 0 WHERE id = 4
 # a policy is gone
 DELETE FROM policies WHERE id = 2
 -> policies gap
+
+# a governance record is changed
+UPDATE governance SET record = letter(record, 30) WHERE number = 1
+-> governance wrong-type, submissions differs
+
+# a governance record is gone
+DELETE FROM governance WHERE number = (SELECT max(number) FROM governance)
+-> submissions orphan
+
+# a governance record in the middle is gone
+DELETE FROM governance WHERE number = 2
+-> governance gap, governance record-out-of-order, submissions orphan
+
+# a governance record has another leaf
+UPDATE governance SET leaf = 6 WHERE number = 1
+-> governance missing, submissions orphan
+
+# a governance record has another name
+UPDATE governance SET digest = 'x' || substr(digest, 2) WHERE number = 1
+-> governance differs, submissions differs
+
+# a governance record is not what stands in the log
+UPDATE submissions SET message = letter(message, 30) WHERE id = 2
+-> submissions differs
+
+# a governance record is a member's
+UPDATE submissions SET member = 'jp' WHERE id = 2
+-> governance missing, submissions malformed-envelope
 
 # a feed entry is gone
 DELETE FROM feed WHERE id = (SELECT max(id) FROM feed WHERE kind = 'report')
@@ -541,7 +570,7 @@ INSERT INTO log_tiles VALUES (3, 9, x'00')
 -> log_tiles orphan
 
 # a checkpoint's root
-UPDATE checkpoints SET root = flip(root, 1) WHERE size = 6
+UPDATE checkpoints SET root = flip(root, 1) WHERE size = 11
 -> checkpoints differs, checkpoints proof-invalid
 
 # a checkpoint's note
@@ -588,7 +617,7 @@ UPDATE feed SET data = CAST('{"member":"jp","state":"received","reports":["x"]}'
 
 def change_places(connection: sqlite3.Connection) -> None:
     """The first two submissions, each with the other's number."""
-    for old, new in ((1, 1000), (2, 1), (1000, 2)):
+    for old, new in ((6, 1000), (7, 6), (1000, 7)):
         connection.execute("UPDATE submissions SET id = ? WHERE id = ?", (new, old))
         connection.execute("UPDATE reports SET submission = ? WHERE submission = ?", (new, old))
 
@@ -664,6 +693,7 @@ BLOBS = {
     "confirmations": ("id", ("jws",)),
     "notices": ("id", ("jws",)),
     "policies": ("id", ("jws",)),
+    "governance": ("number", ("record",)),
     "feed": ("id", ("data",)),
     "quarantine": ("id", ("start",)),
     "log_tiles": ("level", ("data",)),

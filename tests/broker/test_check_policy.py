@@ -140,19 +140,24 @@ def test_erased_without_cause(tmp_path: Path) -> None:
 
 
 def test_it_sees_one_state_while_the_broker_writes(tmp_path: Path) -> None:
-    """What is committed while it reads is not half seen."""
+    """What is committed while it reads is not half seen: a confirmation is counted after notices were read."""
     hub = Hub(tmp_path)
+    digests = []
     for number in range(3):
-        hub.submit(report(number + 1), seed=str(number))
+        receipt, _ = hub.submit(report(number + 1), seed=str(number))
+        digests.append(receipt.reports[0].digest)
+    hub.confirm("sg-cert", "id-cert", [digests[0]])
     written: list[str] = []
 
     def progress(what: str, _rows: int) -> None:
         written.append(what)
         hub.submit(report(100 + len(written)), seed=f"later {len(written)}")
+        hub.confirm("my-cert", "id-cert", [digests[len(written) % 3]], "read")
+        hub.now += timedelta(seconds=1)
 
-    faults = [item for item in check_ledger(hub.store, hub.state.registry, None, hub.now, progress) if not item.note]
-    assert faults == []
-    assert {"submissions", "deliveries"} <= set(written)
+    checked = check_ledger(hub.store, hub.state.registry, None, hub.now, progress)
+    assert [item.line() for item in checked if not item.note] == []
+    assert {"submissions", "deliveries", "notices"} <= set(written)
     assert found(hub) == []
 
 

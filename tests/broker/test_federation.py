@@ -11,8 +11,8 @@ from broker.ingest import Incoming
 from protocol.errors import ProtocolError
 from protocol.keys import unb64
 from protocol.policy import PolicyBook
-from protocol.registry import sign_region
 from tests.federation import Faults, Federation, filing, open_policy
+from tests.governing import grow, sign_region
 
 ALL = {"id": {"jp", "sg"}, "jp": {"id", "sg"}, "sg": {"id", "jp"}}
 
@@ -187,7 +187,7 @@ def test_what_may_never_leave_never_leaves(tmp_path: Path) -> None:
         assert "CANARY" not in _decoded(outgoing.data.decode())
         world.nodes["id"].tried((), outgoing.numbers)
     world.settle()
-    assert "CANARY" not in _decoded(world.rows("submissions")[0].message.decode())
+    assert "CANARY" not in _decoded(world.submitted()[0].message.decode())
 
 
 def test_a_report_for_nobody_stays_in_the_node(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_red_report_is_read_by_its_recipient_and_by_nobody_on_the_way(tmp_path
     world.settle()
     world.check({"id": {"jp"}, "jp": set(), "sg": set()})
     assert all("CANARY-VICTIM" in _decoded(row.presentation) for row in world.inbox("jp"))
-    for row in world.rows("submissions"):
+    for row in world.submitted():
         head, *boxes = row.message.decode().split("\n")
         assert "CANARY" not in _decoded(head)
         assert boxes
@@ -329,8 +329,9 @@ def _without_sealing_keys(world: Federation) -> Federation:
     members = [msgspec.structs.replace(member, sealing_keys=[]) for member in world.region.members]
     region = msgspec.structs.replace(world.region, members=members)
     world.clock.pass_(60)
-    document = sign_region(region, world.broker_key, world.clock.now)
-    world.nodes["id"].trust.update(document.encode("ascii"))
+    records = grow(world.records, region)
+    document = sign_region(region, world.broker_key, world.clock.now, records)
+    world.nodes["id"].trust.update(document.encode("ascii"), records)
     return world
 
 
@@ -340,8 +341,7 @@ def test_a_red_report_that_nobody_can_open_now_stays_at_home(tmp_path: Path) -> 
     world.status["jp"] = "suspended"
     world.reload()
     world.clock.pass_(60)
-    document = sign_region(world.region, world.broker_key, world.clock.now)
-    world.nodes["id"].trust.update(document.encode("ascii"))
+    world.refresh("id")
     for recipients in (["jp"], ["asean-rcert"]):
         red = {"marking": {"tlp": "RED", "recipients": recipients}}
         (answer,) = world.post("id", filing(len(recipients[0]), **red))

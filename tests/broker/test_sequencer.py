@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -186,6 +187,7 @@ async def test_a_running_broker_logs_what_it_decides(tmp_path: Path, monkeypatch
     """Submission, checkpoint, cosignature, publication: through its own loops; and the same log after a restart."""
     # No tick: what is not told is not done.
     monkeypatch.setattr(sequencer, "ROUND", 3600.0)
+    monkeypatch.setattr("broker.log.ROUND", 0.0)
     directory = tmp_path / "broker"
     setup.init(directory, "test", http_port=0, nats_port=0)
     settings = (directory / "broker.toml").read_text()
@@ -230,19 +232,29 @@ async def test_a_running_broker_logs_what_it_decides(tmp_path: Path, monkeypatch
         return open_checkpoint(note, registry.log_keys(), registry.witness_keys(), app._utc())
 
     async with running() as (broker, bus):
-        waiting = asyncio.create_task(ask_next(bus, size=0, wait=LONG))
+        # The founding of the region and the admission are the first leaves.
+        answer = await ask_next(bus, size=0)
+        assert read(broker, answer.checkpoint).checkpoint.size == 2
+        await ask(bus, logrpc.COSIGN, **cosignature(answer.checkpoint, "id-cert", key, app._utc()))
+        waiting = asyncio.create_task(ask_next(bus, size=2, published=2, wait=LONG))
         await bus.publish(subjects.INTAKE, Kind.SUBMISSION, b"nonsense, which is refused with a receipt")
         answer = await waiting
-        assert read(broker, answer.checkpoint).checkpoint.size == 1
+        assert read(broker, answer.checkpoint).checkpoint.size == 3
         await ask(bus, logrpc.COSIGN, **cosignature(answer.checkpoint, "id-cert", key, app._utc()))
-        published = (await ask_next(bus, size=1, wait=LONG)).published
+        published = (await ask_next(bus, size=3, published=2, wait=LONG)).published
         assert read(broker, published).witnesses.keys() == {"id-cert"}
         numbers = await broker.read(broker.numbers)
-        assert numbers["log"] == {"size": 1, "published": 1, "cosigned_by": 1, "witnesses": 1, "quorum": 1}
+        assert numbers["log"] == {"size": 3, "published": 3, "cosigned_by": 1, "witnesses": 1, "quorum": 1}
         with pytest.raises(ProtocolError):
             await ask(bus, "log.nothing")
     async with running() as (broker, bus):
         assert (await ask_next(bus, size=0)).published == published
-        (directory / "region.toml").write_text('region = "renamed"\n')
+        other = tmp_path / "other"
+        setup.init(other, "renamed", http_port=0, nats_port=0)
+        for name in ("000000.json", "000001.json"):
+            (directory / "governance" / name).unlink()
+        shutil.copy(other / "governance" / "000000.json", directory / "governance")
+        shutil.copytree(other / "keys", directory / "keys", dirs_exist_ok=True, ignore=lambda *_: ["nats"])
+        broker._records = setup.load_records(config)
         with pytest.raises(ConfigError, match="put the name back"):
             broker._load_state()

@@ -112,6 +112,8 @@ async def several(
                 path = _broker_toml(home, number, port, ledger, nats)
                 await tree.start(name, "broker", "run", str(path))
                 doors[name] = Door(session, f"http://127.0.0.1:{port}", place.tokens["broker"])
+            await eventually(lambda: _ready(doors), "the brokers are ready", DEADLINE)
+            # Not before: the invitations are of a region without those that were admitted after, and its quorum.
             for name in NODES:
                 await tree.start(name, "node", "run", str(directory / name))
                 doors[name] = Door(session, place.url(name), place.tokens[name])

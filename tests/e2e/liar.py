@@ -13,12 +13,13 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+import broker.governor
 import broker.ingest
 import broker.members
 import broker.outgoing
@@ -33,11 +34,14 @@ from broker.outgoing import Outgoing
 from broker.route import Planned
 from deploy import cli
 from protocol.envelope import SignedReport, open_envelope, present, release
+from protocol.governance import Admit, Record, draft, open_record, sign_record
 from protocol.issuing import issue
 from protocol.jws import split_jws
 from protocol.keys import SigningKey
 from protocol.logrpc import ConsistencyRequest, NextAnswer, NextRequest, ProveRequest
+from protocol.registry import Head, Member, Region
 from protocol.report import ALL_UNITS, COARSE_UNITS, Body, Report
+from protocol.sealing import SealingKey
 from protocol.statements import Decision, Delivery, DeliveryItem, Receipt, encode_items, items_digest, sign_statement
 from protocol.subjects import Kind
 
@@ -258,6 +262,48 @@ async def _forked(real: Any, self: Any, member: str, method: str, data: bytes) -
                 answer = msgspec.structs.replace(answer, published=shown.note)
         return msgspec.json.encode(answer)
     raise AssertionError(method)
+
+
+# --- lies about who is in the region ----------------------------------------------------------------------------
+
+
+@patch(broker.governor, "sign_region")
+def _false_region(real: Any, region: Region, head: Head, signer: SigningKey, now: datetime) -> str:
+    members = list(region.members)
+    window = (now - timedelta(hours=1), now + timedelta(days=30))
+    if lying("ghost"):
+        # `ghost`: a member that nobody has admitted, with a key that the broker has.
+        keys = [SigningKey.from_seed(bytes(32)).record(*window)]
+        members.append(Member(id="ghost", jurisdiction="gh", name="Ghost", keys=keys))
+    if lying("swap"):
+        # `swap`: what is sealed to the victim is sealed to the broker.
+        keys = [SealingKey.generate().record(*window)]
+        members = [msgspec.structs.replace(one, sealing_keys=keys) if one.id == VICTIM else one for one in members]
+    if lying("forged"):
+        # `forged`: a record that admits the ghost, signed by the broker in place of the trustees.
+        ghost = Member(id="ghost", jurisdiction="gh", name="Ghost")
+        members, head = [*members, ghost], open_record(_forged(region, head, ghost, signer, now)).head
+    return str(real(msgspec.structs.replace(region, members=members), head, signer, now))
+
+
+def _forged(region: Region, head: Head, ghost: Member, signer: SigningKey, now: datetime) -> bytes:
+    at = now.replace(minute=0, second=0, microsecond=0)
+    act = Admit(member=ghost)
+    record = Record(region=region.region, number=head.number + 1, previous=head.digest, at=at, act=act)
+    return sign_record(draft(record), signer)
+
+
+@patch(broker.governor.Governor, "listed")
+def _false_list(real: Any, self: Any, data: bytes) -> bytes:
+    answer: bytes = real(self, data)
+    if lying("forged"):
+        region, chain = self._recorded
+        ghost = Member(id="ghost", jurisdiction="gh", name="Ghost")
+        forged = _forged(region, chain.state.head, ghost, self._signer, datetime.now(UTC))
+        listed = msgspec.json.decode(answer)
+        listed["records"].append({"record": forged.decode(), "leaf": 0})
+        answer = msgspec.json.encode(listed)
+    return answer
 
 
 if __name__ == "__main__":

@@ -81,11 +81,23 @@ async def running(config: Config, clock: Clock, bus: MemoryBus) -> AsyncIterator
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with aiohttp.ClientSession(node.url, headers=headers) as http:
         try:
+            if bus.up and bus.region_document:
+                await _until_ready(http)
             yield Running(node, bus, http, task)
         finally:
             node.stop()
             if not task.done():
                 await asyncio.wait_for(task, 10)
+
+
+async def _until_ready(http: aiohttp.ClientSession) -> None:
+    """Wait until the node has seen the region."""
+    async with asyncio.timeout(10):
+        while True:
+            async with http.get("/readyz") as response:
+                if response.status == 200:
+                    return
+            await asyncio.sleep(0.005)
 
 
 @pytest.fixture

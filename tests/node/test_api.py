@@ -179,9 +179,9 @@ async def test_no_token_no_access(node: Running, authorization: str, reason: str
     [
         ("GET", "/nonsense", 404, "unknown-path"),
         ("DELETE", "/v1/reports", 405, "wrong-method"),
-        ("GET", f"/v1/reports/{new_id()}", 404, "unknown-report"),
+        ("GET", "/v1/reports/00000000-0000-4000-8000-000000000001", 404, "unknown-report"),
         ("GET", "/v1/reports/nonsense", 404, "unknown-report"),
-        ("GET", f"/v1/inbox/{new_id()}", 404, "unknown-report"),
+        ("GET", "/v1/inbox/00000000-0000-4000-8000-000000000001", 404, "unknown-report"),
         ("GET", "/v1/inbox?after=-1", 422, "out-of-range"),
         ("GET", "/v1/reports?limit=501", 422, "out-of-range"),
         ("GET", "/v1/feed?after=1e3", 422, "out-of-range"),

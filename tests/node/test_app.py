@@ -24,8 +24,8 @@ from node.app import Node
 from node.store import Store
 from protocol.errors import ConfigError, Transient
 from protocol.process import report_bug
-from protocol.registry import sign_region
 from protocol.subjects import Kind
+from tests.governing import invitation
 from tests.node.conftest import Running, Start, running
 from tests.node.test_filing import NARROW
 from tests.node.world import (
@@ -230,7 +230,7 @@ async def test_an_unknown_member_is_looked_up(start: Start, broker: Broker, cloc
         msgspec.structs.replace(MEMBERS[0], id="th-cert", jurisdiction="th", keys=[record_of("th-cert")]),
     )
     clock.pass_(seconds=1)
-    node.bus.region_document = sign_region(region(2, members), key_of("broker"), clock()).encode()
+    node.bus.show(region(2, members), clock())
     node.bus.inbox.append(broker.delivery(released(foreign("th-cert", jurisdiction="th"))))
     await node.bus.until(lambda: node.bus.of(Kind.CONFIRMATIONS))
     assert (await node.get("/v1/inbox"))["reports"][0]["origin"]["member"] == "th-cert"
@@ -242,7 +242,7 @@ async def test_the_region_survives_a_restart_offline(tmp_path: Path, clock: Cloc
     """From the cached document; an older one, or a broken one, does not replace the newer."""
     bus = MemoryBus()
     clock.pass_(seconds=1)
-    bus.region_document = sign_region(region(2), key_of("broker"), clock()).encode()
+    bus.show(region(2), clock())
     cache = tmp_path / "data" / "region.jwt"
     async with running(make_config(tmp_path), clock, bus):
         await bus.until(cache.exists)
@@ -254,9 +254,28 @@ async def test_the_region_survives_a_restart_offline(tmp_path: Path, clock: Cloc
         assert (await node.get("/readyz"))["region"]["serial"] == 1
 
 
+async def test_a_node_is_not_ready_before_it_has_seen_the_region(start: Start) -> None:
+    """What it filed before might stay at home: it does not know yet who is there to get it."""
+    bus = MemoryBus()
+    document, bus.region_document = bus.region_document, b""
+    node = await start(bus)
+    await bus.until(lambda: bus.requests > 1)
+    async with node.http.get("/readyz") as response:
+        assert response.status == 503
+        assert (await response.json())["link"] == "up"
+    bus.region_document = document
+    async with asyncio.timeout(10):
+        while True:
+            async with node.http.get("/readyz") as response:
+                if response.status == 200:
+                    break
+            await asyncio.sleep(0.05)
+
+
 async def test_without_a_region_nothing_is_acknowledged(start: Start, broker: Broker) -> None:
     """A report of an unknown member waits on the bus while the region cannot be asked."""
     node = await start()
+    node.bus.region_document = b""
     node.bus.inbox.append(broker.delivery(released(foreign("th-cert", jurisdiction="th"))))
     await node.bus.until(lambda: node.bus.requests > 1 and not node.bus.inbox)
     await asyncio.sleep(0.1)
@@ -382,19 +401,18 @@ def _invitation(place: Path) -> bytes:
     from datetime import UTC, datetime, timedelta  # noqa: PLC0415 - real time is of this test only
 
     from protocol import natsauth  # noqa: PLC0415
-    from protocol.invitation import Invitation  # noqa: PLC0415
     from protocol.registry import Member  # noqa: PLC0415
 
     now = datetime.now(UTC)
     record = key_of("broker").record(now - timedelta(days=1), now + timedelta(days=1))
     member = msgspec.json.decode((place / "member.json").read_bytes(), type=Member)
-    document = sign_region(region(1, [member, MEMBERS[1]], broker_keys=[record]), key_of("broker"), now)
+    place = region(1, [member, MEMBERS[1]], broker_keys=[record])
     account = natsauth.create_seed(natsauth.Role.ACCOUNT, b"a" * 32)
     jwt = natsauth.sign_claims(
         account, str(member.transport), "id-cert", {"type": "user", "version": 2}, int(START.timestamp())
     )
     return msgspec.json.encode(
-        Invitation(member="id-cert", url="nats://127.0.0.1:9", user_jwt=jwt, broker_keys=[record], region=document)
+        invitation("id-cert", place, key_of("broker"), now, url="nats://127.0.0.1:9", user_jwt=jwt)
     )
 
 

@@ -335,3 +335,10 @@ def test_each_fault_is_found(good: Eventful, tmp_path: Path, name: str, falsify:
     loose = {item.split()[0] for item in expected if item.endswith("*")}
     found = {f"{finding.what} {'*' if finding.what in loose else finding.reason}" for finding in faults}
     assert found == expected, [item.line() for item in faults]
+
+
+def test_what_was_withdrawn_must_be_gone(good: Eventful, tmp_path: Path) -> None:
+    """Content beside a later revision that withdraws it is found as that."""
+    sql = "UPDATE inbox SET presentation = (SELECT presentation FROM inbox WHERE seq = 1) WHERE presentation = ''"
+    details = {finding.detail for finding in falsified(good, "jp", tmp_path, sql)}
+    assert "withdrawn, and its content is still here" in details

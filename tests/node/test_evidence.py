@@ -20,8 +20,8 @@ from protocol.evidence import Bundle, read_bundle, verify_bundle, write_bundle
 from protocol.findings import Trust, Verdict
 from protocol.invitation import load_invitation
 from protocol.policy import PolicyBook
-from protocol.registry import sign_region
 from tests.federation import filing, open_policy
+from tests.governing import sign_region
 from tests.proof import World
 
 RED: dict[str, Any] = {"marking": {"tlp": "RED", "recipients": ["my"]}}
@@ -179,7 +179,7 @@ def test_what_is_awaited_is_named(world: World) -> None:
     assert ("revision 1: receipt", "not-checkable") in not_proven(verify(world, waiting))
     world.settle()
     with world.nodes["id"].store.write() as tx:
-        tx.set(tables.leaves, "leaf", [{"leaf": 0, "state": "waiting", "proof": None}])
+        tx.set(tables.leaves, "leaf", [{"leaf": len(world.records), "state": "waiting", "proof": None}])
     unproven = world.bundle("id", answer["report_id"])
     assert why(unproven) == {"the proof of inclusion": "the leaf's state here is waiting"}
     assert not_proven(verify(world, unproven)) == [("revision 1: log", "not-checkable")]
@@ -314,7 +314,7 @@ def test_the_commands_export_and_verify(
     assert main(["verify", str(part), *trusting, *at(world)], log=False) == 3
     assert "? NOT CHECKABLE:" in capsys.readouterr().out
     bad = Path("bad.evidence.json")
-    bad.write_bytes(write_bundle(bundle).replace(b"index 0", b"index 1"))
+    bad.write_bytes(write_bundle(bundle).replace(b"index 4", b"index 5"))
     assert main(["verify", str(bad), *trusting, *at(world)], log=False) == 1
     assert "✗ NOT PROVEN:" in capsys.readouterr().out
 
@@ -354,6 +354,6 @@ def test_the_commands_refuse_what_they_cannot_use(
     for entry in ("zz", "00" * 31, "!" * 44):
         assert main(["verify", str(proof), "--entry", entry], log=False) == 2
         assert "--entry" in capsys.readouterr().err
-    entry = world.entries()[0].hex()
+    entry = world.entries()[len(world.records)].hex()
     assert main(["verify", str(proof), "--entry", entry, "--trust", invitation, *at(world)], log=False) == 0
-    assert "leaf 0" in capsys.readouterr().out
+    assert f"leaf {len(world.records)}" in capsys.readouterr().out

@@ -14,9 +14,10 @@ from node.core import NodeCore
 from node.views import inbox_report
 from protocol import statements as st
 from protocol.envelope import SignedReport
-from protocol.registry import sign_region
+from protocol.keys import unb64
 from protocol.report import UNIT_BIT, Body, Exercise
 from protocol.subjects import Kind
+from tests.governing import govern, sign_region
 from tests.node.looking import alarms, events, inbox, said, shown
 from tests.node.test_filing import file
 from tests.node.world import (
@@ -192,6 +193,10 @@ def test_the_same_report_in_another_delivery_is_confirmed_for_that_one(core: Nod
     core.receive([broker.delivery(text, number=1)])
     core.receive([broker.delivery(text, number=2)])
     assert [word.delivery for word in said(core)] == [1, 2]
+    with core.store.read() as reads:
+        (row,) = reads.inbox_page(0, 9)
+        (statement,) = reads.statements_by([row.statement])
+    assert (row.delivery, b'"id":2' in unb64(statement.jws.split(".")[1])) == (2, True), "and rests on its statement"
     assert len(inbox(core)) == 1
 
 
@@ -364,7 +369,8 @@ def test_an_unknown_key_is_asked_for_once(core: NodeCore, broker: Broker, clock:
         msgspec.structs.replace(MEMBERS[0], id="th-cert", jurisdiction="th", keys=[record_of("th-cert")]),
     )
     clock.pass_(seconds=1)
-    core.trust.update(sign_region(region(2, members), key_of("broker"), clock()).encode())
+    place = region(2, members)
+    core.trust.update(sign_region(place, key_of("broker"), clock()).encode(), govern(place))
     opened = core.open([message], region_is_fresh=True)
     assert opened.again == []
     core.take_in(opened)

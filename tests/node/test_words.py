@@ -15,8 +15,8 @@ from protocol import statements as st
 from protocol.envelope import SignedReport
 from protocol.errors import ProtocolError
 from protocol.reasons import Reason
-from protocol.registry import sign_region
 from protocol.subjects import Kind
+from tests.governing import govern, grow, sign_region
 from tests.node.looking import alarms, events, said, shown
 from tests.node.test_filing import file
 from tests.node.world import (
@@ -152,12 +152,16 @@ def test_trust_takes_newer_documents_of_the_broker_only(clock: Clock) -> None:
         held.update(sign_region(region(2), key_of("my-cert"), START).encode())
     clock.pass_(minutes=1)
     rotated = [record_of("broker", revoked_at=clock()), record_of("broker-2")]
-    assert held.update(sign_region(region(2, broker_keys=rotated), key_of("broker"), START.replace(second=1)).encode())
+    changed = region(3, broker_keys=rotated)
+    records = grow(govern(region()), changed)
     with pytest.raises(ProtocolError) as caught:
-        held.update(sign_region(region(3), key_of("broker"), clock()).encode())
+        held.update(sign_region(changed, key_of("broker"), clock(), records).encode(), records)
     assert caught.value.reason is Reason.KEY_REVOKED
-    assert held.update(sign_region(region(3, broker_keys=rotated), key_of("broker-2"), clock()).encode())
+    assert held.update(sign_region(changed, key_of("broker-2"), clock(), records).encode(), records)
     assert held.registry.region.serial == 3
+    with pytest.raises(ProtocolError) as caught:
+        held.update(sign_region(changed, key_of("broker"), clock(), records).encode(), records)
+    assert caught.value.reason is Reason.KEY_REVOKED
 
 
 def test_the_open_policy_is_what_it_says() -> None:

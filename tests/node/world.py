@@ -23,21 +23,25 @@ from node.trust import Trust, book_of
 from protocol import statements as st
 from protocol.envelope import Envelope, SignedReport, open_envelope, present, release
 from protocol.errors import ProtocolError, Transient
-from protocol.invitation import Invitation, save_invitation
+from protocol.invitation import save_invitation
 from protocol.issuing import issue
 from protocol.keys import SigningKey, unb64, write_secret
 from protocol.policy import HEADER, load_policy
 from protocol.process import Token
 from protocol.reasons import Reason
-from protocol.registry import Member, Region, Registry, sign_region
+from protocol.registry import Member, Region, Registry
 from protocol.report import ALL_UNITS, COARSE_UNITS, SCHEMA, Filing, Header, Origin, Report
 from protocol.subjects import Kind
 from tests import databases
+from tests.governing import govern, invitation, sign_region
 
 START = datetime(2026, 5, 4, 8, 0, tzinfo=UTC)
 TOKEN = "correct horse battery staple"
 CANARY = "canary-7f3d91"
 """Stands where content stands; must never be in a log, nor where policy does not let it."""
+
+RECORDS = 1_000_000
+"""The leaf of the first governance record: far from those that a test gives to receipts and deliveries."""
 
 OPEN_POLICY = """
 jurisdiction = "{j}"
@@ -121,7 +125,9 @@ class MemoryBus:
         self.sent: list[Msg] = []
         self.inbox: deque[Msg] = deque()
         self.unacked: list[Msg] = []
-        self.region_document = b""
+        self.records = govern(region())
+        """Governance records, in order."""
+        self.region_document = sign_region(region(), key_of("broker"), START, self.records).encode()
         self.up = True
         self.lose = 0
         """Publishes that are stored though the sender hears of a fault."""
@@ -155,9 +161,18 @@ class MemoryBus:
             self.unacked.remove(message)
         self.ring()
 
-    async def request(self, _subject: str, _data: bytes, _timeout: float) -> bytes:
+    def show(self, region: Region, now: datetime, records: Sequence[str] | None = None) -> None:
+        """Serve this region from now on."""
+        self.records = list(records or govern(region))
+        self.region_document = sign_region(region, key_of("broker"), now, self.records).encode()
+
+    async def request(self, subject: str, data: bytes, _timeout: float) -> bytes:
         self.requests += 1
-        if not self.region_document:
+        if subject.endswith(".governance.list"):
+            after = json.loads(data)["after"] + 1
+            listed = [{"record": text, "leaf": RECORDS + after + n} for n, text in enumerate(self.records[after:])]
+            return json.dumps({"records": listed}).encode()
+        if not self.region_document or not subject.endswith("region"):
             raise Transient("nobody serves")
         return self.region_document
 
@@ -332,7 +347,7 @@ def released(envelope: Envelope, exact: int = -1, coarse: int = -1) -> str:
 
 
 def trust(clock: Clock, **changes: Any) -> Trust:
-    return Trust([record_of("broker")], sign_region(region(**changes), key_of("broker"), START), clock)
+    return Trust.invited(invitation("id-cert", region(**changes), key_of("broker"), START), clock)
 
 
 def make_core(directory: Path, clock: Clock, *, policy: str = OPEN_POLICY, **changes: Any) -> NodeCore:
@@ -358,11 +373,7 @@ def make_config(directory: Path, policy: str = OPEN_POLICY, backlog: int = 200_0
         key_of("id-cert").save(keys / "signing.pem")
         write_secret(keys / "fingerprint.key", b"f" * 32)
         (directory / "policy.toml").write_text(policy.replace("{j}", "id"))
-        document = sign_region(region(), key_of("broker"), START)
-        invitation = Invitation(
-            member="id-cert", url="nats://127.0.0.1:1", user_jwt="x", broker_keys=[record_of("broker")], region=document
-        )
-        save_invitation(directory / "invitation.json", invitation)
+        save_invitation(directory / "invitation.json", invitation("id-cert", region(), key_of("broker"), START))
     return Config(
         member="id-cert",
         jurisdiction="id",

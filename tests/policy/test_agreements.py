@@ -1,8 +1,7 @@
-"""Agreements where they are kept and asked: region.toml, the broker's remembered answers, the origin's node."""
+"""Agreements where they are kept and asked: the region's records, the broker's remembered answers, the node."""
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from pathlib import Path
 
@@ -10,12 +9,14 @@ import msgspec
 import pytest
 
 import broker.setup
+from broker.config import load_config
 from broker.members import RegionState, load_region, load_state, policy_files, stamp
+from broker.proposals import decide
+from deploy import cli
 from node.identity import Fresh
 from node.intake import Draft, read_item
 from node.signing import Desk
-from protocol.errors import ConfigError
-from protocol.keys import KeyRecord
+from protocol.governance import Admit
 from protocol.policy import HEADER, PolicyBook, facts_of
 from protocol.registry import Agreement, Member, Registry
 from tests.policy import make
@@ -55,54 +56,62 @@ def test_the_origins_node_forgets_them_too() -> None:
 # --- files ------------------------------------------------------------------------------------------------------
 
 
-def made(directory: Path) -> tuple[Path, list[KeyRecord]]:
+def made(directory: Path) -> Path:
     """A region of two members as a broker keeps it."""
     broker.setup.init(directory, "test")
     for name in ("jp", "sg"):
-        document = Member(id=name, jurisdiction=name, name=name)
-        (directory / "members" / f"{name}.json").write_bytes(msgspec.json.encode(document))
-    return directory, [key_of("broker").record(NOW - DAY, NOW + DAY)]
+        decide(load_config(directory), Admit(member=Member(id=name, jurisdiction=name, name=name)))
+    return directory
 
 
-def test_the_template_of_a_region_shows_a_sound_agreement(tmp_path: Path) -> None:
-    """What `broker init` shows as a comment is accepted as it stands."""
-    home, keys = made(tmp_path / "b")
-    path = home / "region.toml"
-    assert load_region(home, keys).agreements == []
-    path.write_text(re.sub(r"^# (?=\[\[|\w+ = )", "", path.read_text("utf-8"), flags=re.MULTILINE), "utf-8")
-    (found,) = load_region(home, keys).agreements
-    assert (found.id, found.parties) == ("mutual-aid-2026", ["jp", "sg"])
+AID = 'id = "aid"\ntitle = "Aid"\nparties = ["jp", "sg"]\neffective_from = 2026-01-01T00:00:00Z\n'
+
+
+def kentongan(*arguments: str | Path) -> int:
+    """Run a command as an operator would."""
+    return cli.main([str(one) for one in arguments], log=False)
+
+
+def test_an_agreement_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is proposed, signed by the operator who decides alone, and recorded; its end too."""
+    home = made(tmp_path / "b")
+    (tmp_path / "aid.toml").write_text(AID, "utf-8")
+    assert kentongan("broker", "propose", home, "agree", tmp_path / "aid.toml") == 0
+    (found,) = load_region(home).agreements
+    assert (found.id, found.parties, found.effective_until) == ("aid", ["jp", "sg"], None)
+    assert kentongan("broker", "propose", home, "terminate", "aid", "--until", "2099-01-01T00:00:00Z") == 0
+    (found,) = load_region(home).agreements
     assert found.effective_until is not None
+    assert kentongan("broker", "propose", home, "terminate", "aid", "--until", "2020-01-01T00:00:00Z") == 2
+    assert "cannot end before" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (('["jp", "sg"]', '["jp", "vn"]'), "no member in vn"),
-        (('["jp", "sg"]', '["jp"]'), r"out-of-range at \$\.agreements\[0\]\.parties"),
-        (("00:00:00Z", "00:00:00"), r"\$\.agreements\[0\]\.effective_from"),
-        (('id = "aid"', 'id = "A"'), r"\$\.agreements\[0\]\.id"),
-        (('title = "Aid"', ""), r"missing-field at \$\.agreements\[0\]\.title"),
+        (('["jp", "sg"]', '["jp"]'), "out-of-range at $.parties"),
+        (("00:00:00Z", "00:00:00"), "$.effective_from"),
+        (('id = "aid"', 'id = "A"'), "$.id"),
+        (('title = "Aid"', ""), "missing-field at $.title"),
     ],
 )
-def test_bad_agreements_are_refused(tmp_path: Path, change: tuple[str, str], says: str) -> None:
-    """With the file and the path of the fault."""
-    home, keys = made(tmp_path / "b")
-    pact = '\n[[agreement]]\nid = "aid"\ntitle = "Aid"\nparties = ["jp", "sg"]\neffective_from = 2026-01-01T00:00:00Z\n'
-    path = home / "region.toml"
-    text = path.read_text("utf-8")
-    path.write_text(text + pact, "utf-8")
-    assert set(load_state(home, keys).registry.circles.agreements) == {"aid"}
-    path.write_text(text + pact.replace(*change), "utf-8")
-    with pytest.raises(ConfigError, match=says):
-        load_state(home, keys)
+def test_bad_agreements_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, str], says: str
+) -> None:
+    """With the path of the fault; nothing is recorded."""
+    home = made(tmp_path / "b")
+    (tmp_path / "aid.toml").write_text(AID.replace(*change), "utf-8")
+    assert kentongan("broker", "propose", home, "agree", tmp_path / "aid.toml") == 2
+    assert says in capsys.readouterr().err
+    assert load_state(home).registry.circles.agreements == {}
 
 
 def test_examples_beside_policies_are_no_policies(tmp_path: Path) -> None:
     """A broker neither reads them nor notices when they change."""
-    home, keys = made(tmp_path / "b")
+    home = made(tmp_path / "b")
     for name in ("jp-1.toml", "jp-1.examples.toml"):
         (home / "policies" / name).write_text((make.DEMO / name).read_text("utf-8"), "utf-8")
     assert [path.name for path in policy_files(home / "policies")] == ["jp-1.toml"]
-    assert [document.jurisdiction for document in load_state(home, keys).book.policies] == ["jp"]
+    assert [document.jurisdiction for document in load_state(home).book.policies] == ["jp"]
     assert "jp-1.examples.toml" not in {name for name, *_ in stamp(home)}

@@ -14,6 +14,8 @@ import msgspec
 import pytest
 
 import broker.setup
+from broker.config import load_config
+from broker.proposals import decide
 from deploy import cli
 from deploy.policy import diff, examples, explain, facts, matrix, reports
 from deploy.policy.check import check_policy
@@ -22,8 +24,9 @@ from deploy.policy.page import page
 from deploy.policy.scene import Scene, load_scene, newest, of_policies, only_policies, read_policies, read_policy
 from protocol.errors import ConfigError
 from protocol.facts import Circles, Pact, Recipient
+from protocol.governance import Admit, Agree
 from protocol.policy import Policy, Rule
-from protocol.registry import Member
+from protocol.registry import Agreement, Member
 from protocol.wording import load
 from tests.policy import make
 from tests.protocol.make import NOW, allow, deny, imports, policy
@@ -683,16 +686,16 @@ def test_a_brokers_directory_is_a_region(tmp_path: Path, capsys: pytest.CaptureF
     home = tmp_path / "broker"
     broker.setup.init(home, "test")
     for name in ("id", "sg", "my", "my-soc"):
-        status = "suspended" if name == "my" else "active"
-        made = Member(id=name, jurisdiction=name[:2], name=name, roles=["submitter", "recipient"], status=status)
-        (home / "members" / f"{name}.json").write_bytes(msgspec.json.encode(made))
+        decide(load_config(home), Admit(member=Member(id=name, jurisdiction=name[:2], name=name)))
+    broker.setup.set_status(home, "my", "suspended")
     for path in make.DEMO.glob("id-1*.toml"):
         (home / "policies" / path.name).write_text(path.read_text("utf-8"), "utf-8")
     (home / "policies" / "sg-1.toml").write_text(
         toml(policy("sg", [allow("pact", when={"agreement": ["aid"]}, to=["id"])])), "utf-8"
     )
-    pact = '\n[[agreement]]\nid = "aid"\ntitle = "Aid"\nparties = ["id", "sg"]\neffective_from = 2026-01-01T00:00:00Z\n'
-    (home / "region.toml").write_text((home / "region.toml").read_text("utf-8") + pact, "utf-8")
+    begins = datetime(2026, 1, 1, tzinfo=UTC)
+    pact = Agreement(id="aid", title="Aid", parties=["id", "sg"], effective_from=begins)
+    decide(load_config(home), Agree(agreement=pact))
     scene = load_scene(home, None)
     assert scene is not None
     assert scene.jurisdictions == ("id", "my", "sg")

@@ -17,7 +17,7 @@ from protocol.examination import examine, read_trust
 from protocol.keys import SigningKey
 from protocol.logproof import parse_proof
 from protocol.notes import Line, Note, cosign
-from protocol.registry import sign_region
+from tests.governing import sign_region
 from tests.proof import (
     case,
     edit,
@@ -63,7 +63,7 @@ def test_what_is_said_names_who_when_and_where() -> None:
     assert signed["header"]["report_id"] == case().report_id
     assert facts["revision 1: disclosed"]["body"]["title"] == "Incident 1"
     assert facts["revision 1: recipient my"]["granted"] is True
-    assert facts["revision 1: log"]["leaf"] == 0
+    assert facts["revision 1: log"]["leaf"] == len(case().world.records)
     assert facts["revision 1: log"]["origin"] == "kentongan/sim"
     states = {(item.facts["by"], item.facts["state"]) for item in verdict.findings if "confirmation" in item.about}
     assert states == {("my", "received"), ("my", "read"), ("sg", "received")}
@@ -110,7 +110,7 @@ def test_a_third_party_can_do_it_without_this_program() -> None:
     for side in (case().own, case().got):
         said = check_bundle(write_bundle(side), case().world.region.broker_keys[0].public)
         assert said[0]["title"] == "Incident 1"
-        broken = write_bundle(side).replace(b"index 0", b"index 1", 1)
+        broken = write_bundle(side).replace(b"index 4", b"index 5", 1)
         with pytest.raises(AssertionError):
             check_bundle(broken, case().world.region.broker_keys[0].public)
 

@@ -11,9 +11,9 @@ from protocol.examination import examine, kind_of, read_trust
 from protocol.findings import Trust
 from protocol.jws import split_jws
 from protocol.published import publish
-from protocol.registry import sign_region
 from protocol.statements import Delivery, sign_statement
 from tests.federation import filing
+from tests.governing import sign_region
 from tests.proof import case, flip, make_world, outcomes, proven, reasons, subjects
 
 # --- one thing at a time ----------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def test_every_kind_changed_is_false_or_unreadable() -> None:
 def test_a_tlog_proof_needs_something_to_prove() -> None:
     """The entry, or the receipt; without either it is not checkable, with another it is false."""
     proof = pieces()["tlog-proof"]
-    entry = case().world.entries()[0]
+    entry = case().world.entries()[len(case().world.records)]
     told = examine(proof, region_trust(), case().now, entry=entry)
     assert told is not None
     assert told.complete

@@ -13,7 +13,7 @@ from protocol.findings import Trust
 from protocol.issuing import issue
 from protocol.jws import sign_jws, split_jws
 from protocol.keys import SigningKey, unb64
-from protocol.registry import Region, sign_region
+from protocol.registry import Region
 from protocol.report import Body, Origin, Report
 from protocol.statements import (
     Confirmation,
@@ -26,6 +26,7 @@ from protocol.statements import (
     Stopped,
     sign_statement,
 )
+from tests.governing import sign_region
 from tests.proof import case, outcomes, proven, reasons, receipt_of, replaced, subjects, with_key
 
 

@@ -15,15 +15,16 @@ from protocol.registry import (
     TYP,
     Agreement,
     Group,
+    Head,
     Member,
     Region,
     RegionDocument,
     Registry,
     as_recipient,
     open_region,
-    sign_region,
 )
 from protocol.statements import BROKER
+from tests.governing import sign_region
 from tests.protocol.make import DAY, GROUP, NOW, key_of, member, refused, region, registry, ring, uuid
 
 PINNED = ring(BROKER)
@@ -149,7 +150,8 @@ def test_who_receives() -> None:
 def test_a_region_travels_signed() -> None:
     """What the broker signs a node opens, with the time of issue; transport keys stay at the broker."""
     given_ = region(member("id", transport="U" + "A" * 55), member("sg"), groups=[STRAITS])
-    found, issued_at = open_region(sign_region(given_, key_of(BROKER), NOW), PINNED, NOW)
+    opened = open_region(sign_region(given_, key_of(BROKER), NOW), PINNED, NOW)
+    found, issued_at = opened.registry, opened.issued_at
     assert issued_at == NOW
     assert found.member("id-cert").transport is None
     assert found.region.groups == given_.groups
@@ -167,7 +169,8 @@ def test_a_member_never_speaks_for_the_region() -> None:
     """Even where members' keys are known too, only the broker says who is in the region."""
     with refused(Reason.WRONG_MEMBER, "$.iss"):
         open_region(sign_region(region(), key_of("id-cert"), NOW), ring(BROKER, "id-cert"), NOW)
-    forged = RegionDocument(iss="id-cert", issued_at=NOW, region=region())
+    nowhere = Head(number=0, digest="A" * 43)
+    forged = RegionDocument(iss="id-cert", issued_at=NOW, head=nowhere, region=region())
     with refused(Reason.WRONG_MEMBER, "$.iss"):
         open_region(sign_jws(TYP, msgspec.json.encode(forged), key_of(BROKER)), PINNED, NOW)
 

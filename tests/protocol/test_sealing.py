@@ -26,7 +26,7 @@ from protocol.issuing import issue
 from protocol.keys import b64, unb64
 from protocol.parse import decode
 from protocol.reasons import Reason
-from protocol.registry import open_region, sign_region
+from protocol.registry import open_region
 from protocol.report import ALL_UNITS, HEADER_UNIT, UNIT_BIT, Filing, Header, Origin, Report
 from protocol.sealing import (
     MLKEM768_X25519,
@@ -48,6 +48,7 @@ from protocol.sealing import (
     trim,
 )
 from protocol.statements import BROKER
+from tests.governing import sign_region
 from tests.protocol.make import (
     DAY,
     FULL,
@@ -817,7 +818,7 @@ def test_a_key_is_made_of_its_own_randomness() -> None:
 def test_the_membership_carries_sealing_keys() -> None:
     """The broker hands them to the nodes, signed like everything else of the region."""
     shown = region(member("id"), member("sg", sealing_keys=[record(SG), record(CLASSIC)]))
-    found, _ = open_region(sign_region(shown, key_of(BROKER), NOW), ring(BROKER), NOW)
+    found = open_region(sign_region(shown, key_of(BROKER), NOW), ring(BROKER), NOW).registry
     assert found.member("sg-cert").sealing_keys == [record(SG), record(CLASSIC)]
     assert found.member("id-cert").sealing_keys == []
     assert b"sealing_keys" not in msgspec.json.encode(region(member("id")))

@@ -1,0 +1,238 @@
+"""The governance chain at the broker: files that the trustees signed, rows of the ledger, leaves of the log.
+
+    DIR/governance/000000.json …   one file a record, written once, never changed
+
+Guarantees: a record is taken only if it follows from those before it and has the signatures that it needs; its file
+appears as a whole or not at all, and never in place of another one; each record has a row of the ledger and a leaf of
+the log before a node is shown a region that follows from it. From members on the bus nothing is taken but a change of
+their own keys. Refuses files that contradict the ledger (ConfigError): what was handed out once is never taken back.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from broker import store, tables
+from protocol.chain import State, apply, found
+from protocol.errors import ConfigError, ProtocolError, Transient
+from protocol.governance import Found, Keys, Signed, entry_of, open_record
+from protocol.parse import decode
+from protocol.reasons import Reason
+from protocol.statements import BROKER
+
+DIRECTORY: Final = "governance"
+LIST_METHOD: Final = "governance.list"
+OFFER_METHOD: Final = "governance.offer"
+MOST: Final = 64
+ANSWER: Final = 1_000_000
+"""Bytes of records in one answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """All records, as they are in their files, and what they lead to."""
+
+    records: tuple[bytes, ...]
+    digests: tuple[str, ...]
+    state: State
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+def chain_files(directory: Path) -> list[Path]:
+    """The records' files, in order."""
+    return sorted((directory / DIRECTORY).glob("*.json"))
+
+
+def _name(number: int) -> str:
+    return f"{number:06}.json"
+
+
+def load_chain(directory: Path, now: datetime) -> Chain:
+    """Read the records and follow them. ConfigError with the file of the fault."""
+    state: State | None = None
+    records: list[bytes] = []
+    digests: list[str] = []
+    for number, path in enumerate(chain_files(directory)):
+        try:
+            if path.name != _name(number):
+                raise ConfigError(f"{path.parent / _name(number)} is missing: copy it from a backup or from a node")
+            data = path.read_bytes()
+            signed = open_record(data)
+            state = found(signed, now) if state is None else apply(state, signed, now)
+        except ProtocolError as exc:
+            raise ConfigError(f"{path}: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
+        except OSError as exc:
+            raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
+        records.append(data)
+        digests.append(signed.digest)
+    if state is None:
+        raise ConfigError(
+            f"{directory / DIRECTORY} holds no record: make a region with `kentongan broker init`, or record its "
+            "founding with `kentongan broker record`"
+        )
+    return Chain(tuple(records), tuple(digests), state)
+
+
+def append(directory: Path, data: bytes, now: datetime) -> Signed:
+    """Take one more record into the chain.
+
+    Raises:
+        ProtocolError: it does not follow, or is not signed by who may decide it.
+        ConfigError: the records that are there do not hold.
+        Transient: the directory cannot be written now.
+    """
+    signed = open_record(data)
+    if isinstance(signed.record.act, Found) and not chain_files(directory):
+        found(signed, now)
+    else:
+        apply(load_chain(directory, now).state, signed, now)
+    place = directory / DIRECTORY / _name(signed.record.number)
+    draft = place.with_suffix(f".{os.getpid()}.new")
+    try:
+        place.parent.mkdir(exist_ok=True)
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # Linking gives the whole file its name, and fails if the name is taken.
+        os.link(draft, place)
+        draft.unlink()
+        _sync(place.parent)
+    except FileExistsError as exc:
+        draft.unlink()
+        raise ProtocolError(Reason.RECORD_OUT_OF_ORDER, "$.number", "another record came first") from exc
+    except OSError as exc:
+        raise Transient(f"{place} cannot be written: {exc.strerror}") from exc
+    return signed
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- ledger and log ---------------------------------------------------------------------------------------------
+
+
+def record_chain(ledger: store.Store, chain: Chain, now: datetime) -> list[int]:
+    """Bring the ledger, and so the log, up to the chain; the numbers of the records that are new there.
+
+    Raises:
+        ConfigError: the ledger holds other records, or more.
+        Transient: nothing was committed; try again. Another process may have read more files already.
+    """
+    with ledger.writing() as connection:
+        rows = store.governance_after(connection, -1, len(chain.records) + 1)
+        if ledger.shared and [row.digest for row in rows[:-1]] == list(chain.digests):
+            raise Transient(f"the ledger has a record more than {DIRECTORY}/ had when it was read")
+        if [row.digest for row in rows] != list(chain.digests[: len(rows)]):
+            raise ConfigError(
+                f"the files in {DIRECTORY}/ are not the records that the ledger holds: put those back that it took"
+            )
+        fresh = list(range(len(rows), len(chain.records)))
+        numbers = store.add_numbered(
+            connection, tables.submissions, [submission_row(chain, number, now) for number in fresh], "id"
+        )
+        store.add(
+            connection,
+            tables.governance,
+            [
+                {"number": number, "digest": chain.digests[number], "record": chain.records[number], "leaf": row - 1}
+                for number, row in zip(fresh, numbers, strict=True)
+            ],
+        )
+    return fresh
+
+
+def submission_row(chain: Chain, number: int, now: datetime) -> store.Row:
+    """The row that makes a record a leaf of the log."""
+    return {
+        "digest": submission_name(number),
+        "member": BROKER,
+        "received_at": store.milliseconds(now),
+        "entry": entry_of(chain.digests[number]),
+        "message": chain.records[number],
+        "receipt": b"",
+        "refusal": None,
+    }
+
+
+def submission_name(number: int) -> str:
+    """Under which name a record stands among the submissions: none that a member's message can have."""
+    return f"{DIRECTORY}-{number:06}"
+
+
+# --- requests of members ----------------------------------------------------------------------------------------
+
+
+class Question(Struct, frozen=True, forbid_unknown_fields=True):
+    """`{"after": 3}`"""
+
+    after: int = -1
+
+
+class Listed(Struct, frozen=True):
+    """A record, and its leaf in the log."""
+
+    record: str
+    leaf: int
+
+
+class Answer(Struct, frozen=True):
+    """The records after a number."""
+
+    records: list[Listed]
+
+
+_question: Final = msgspec.json.Decoder(Question)
+
+
+def listed(ledger: store.Store, data: bytes) -> bytes:
+    """Answer a member that asks for records.
+
+    Raises:
+        ProtocolError: the question is malformed.
+    """
+    question = decode(_question, data)
+    if not -1 <= question.after < 1 << 31:
+        raise ProtocolError(Reason.OUT_OF_RANGE, "$.after", "not the number of a record")
+    found: list[Listed] = []
+    size = 0
+    with ledger.reading() as connection:
+        for row in store.governance_after(connection, question.after, MOST):
+            size += len(row.record)
+            if found and size > ANSWER:
+                break
+            found.append(Listed(row.record.decode("ascii"), row.leaf))
+    return msgspec.json.encode(Answer(found))
+
+
+def offered(directory: Path, member: str, data: bytes, now: datetime) -> bytes:
+    """Take a change of its own keys from a member. The same record again gets the same answer.
+
+    Raises:
+        ProtocolError: it is another kind of record, does not follow, or is not signed by who may decide it.
+        Transient: it cannot be written now.
+    """
+    signed = open_record(data)
+    act = signed.record.act
+    if not isinstance(act, Keys) or act.member != member:
+        raise ProtocolError(Reason.NOT_ALLOWED, "$.act", "a member offers its own keys; the rest is for the trustees")
+    try:
+        if signed.digest not in load_chain(directory, now).digests:
+            append(directory, data, now)
+    except ConfigError as exc:
+        raise Transient(str(exc)) from exc
+    return b"{}"

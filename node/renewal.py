@@ -1,0 +1,249 @@
+"""A member's new keys: made here, signed by the member itself, and used once the region shows them.
+
+    keys/signing-next.pem   the new signing key, until it takes the place of signing.pem
+    keys/sealing-KID.json   a new sealing key; all of them open what was sealed to them
+    keys/renewal.json       what is wanted; nothing secret. Gone when it is done
+
+Guarantees: the old key signs until the region lists the new one, and stays valid for a while after that, so that what
+is on its way still counts; a kill at any moment leaves one key in place and the rest to be done again. No key is
+deleted: the old signing key stays beside the new one. Refuses a second renewal while one is open (ConfigError).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from node import config as files
+from node.core import NodeCore
+from node.loops import PAUSE, REQUEST_TIMEOUT, Refresher, State, Writer
+from node.witness import Witness
+from protocol import subjects
+from protocol.errors import ConfigError, ProtocolError, Transient
+from protocol.governance import Keys, Record, draft
+from protocol.keys import KeyRecord, SigningKey
+from protocol.parse import decode
+from protocol.reasons import Reason
+from protocol.registry import Member
+from protocol.report import Instant
+from protocol.sealing import SealingKey, SealingKeyRecord
+
+log = structlog.get_logger()
+OFFER: Final = "governance.offer"
+NEXT: Final = "signing-next.pem"
+WISH: Final = "renewal.json"
+KEY_LIFE: Final = timedelta(days=365)
+AHEAD: Final = timedelta(hours=1)
+"""A clock that runs a little ahead here must not make the key invalid there."""
+LOOK: Final = 1.0
+"""Seconds between looks for a renewal that was asked for."""
+AGAIN: Final = 30.0
+"""Seconds after a refusal."""
+
+
+class Wish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a renewal shall bring about."""
+
+    old: str
+    """Key id of the signing key at the time of the wish."""
+    new: KeyRecord | None = None
+    sealing: SealingKeyRecord | None = None
+    overlap_days: int = 7
+    """For how long the old signing key stays valid beside the new one."""
+    revoke: str | None = None
+    since: Instant | None = None
+
+
+_wish: Final = msgspec.json.Decoder(Wish)
+
+
+def read_wish(keys: Path) -> Wish | None:
+    """The renewal that is open. ConfigError if its file is no such."""
+    path = keys / WISH
+    try:
+        return decode(_wish, path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ProtocolError as exc:
+        raise ConfigError(f"{path}: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
+
+
+def ask(
+    keys: Path,
+    now: datetime,
+    *,
+    signing: bool = True,
+    sealing: bool = False,
+    overlap_days: int = 7,
+    revoke: str | None = None,
+    since: datetime | None = None,
+) -> Wish:
+    """Make new keys, and note what is wanted of them; the node does the rest, now or at its next start.
+
+    Args:
+        signing, sealing: which keys are made.
+        revoke: a key that counts no more from `since` on.
+
+    Raises:
+        ConfigError: a renewal is open.
+    """
+    if read_wish(keys) is not None:
+        raise ConfigError(f"{keys / WISH}: a renewal is open; let the node finish it, or remove the file")
+    complete(keys)
+    old = SigningKey.load(keys / files.SIGNING_KEY).kid
+    start, end = now.replace(microsecond=0) - AHEAD, now.replace(microsecond=0) + KEY_LIFE
+    new = sealed = None
+    if signing:
+        key = SigningKey.from_seed(secrets.token_bytes(32))
+        key.save(keys / NEXT)
+        new = key.record(start, end)
+    if sealing:
+        seal = SealingKey.generate()
+        seal.save(keys / f"sealing-{seal.kid}.json")
+        sealed = seal.record(start, end)
+    wish = Wish(old=old, new=new, sealing=sealed, overlap_days=overlap_days, revoke=revoke, since=since)
+    fresh = keys / f"{WISH}.new"
+    fresh.write_bytes(msgspec.json.format(msgspec.json.encode(wish)))
+    fresh.replace(keys / WISH)
+    return wish
+
+
+def complete(keys: Path) -> None:
+    """Put the new key in place if a kill left none there."""
+    if not (keys / files.SIGNING_KEY).exists() and (keys / NEXT).exists():
+        (keys / NEXT).rename(keys / files.SIGNING_KEY)
+
+
+def wanted(wish: Wish, member: Member, at: datetime) -> Keys | None:
+    """The record that the wish needs; None if the region is as it wants. Pure.
+
+    Args:
+        member: as the region lists it.
+        at: the record's time.
+    """
+    held: list[KeyRecord | SealingKeyRecord] = [*member.keys, *member.sealing_keys]
+    there = {record.kid for record in held}
+    made: list[KeyRecord | SealingKeyRecord | None] = [wish.new, wish.sealing]
+    fresh = [record for record in made if record is not None and record.kid not in there]
+    revoked = {record.kid for record in held if record.revoked_at is not None}
+    if not fresh and (wish.revoke is None or wish.revoke in revoked):
+        return None
+
+    def changed(record: KeyRecord | SealingKeyRecord) -> KeyRecord | SealingKeyRecord:
+        if record.kid == wish.revoke:
+            return msgspec.structs.replace(record, revoked_at=wish.since)
+        if record.kid == wish.old and wish.new is not None:
+            end = min(record.not_after, at + timedelta(days=wish.overlap_days))
+            return msgspec.structs.replace(record, not_after=end)
+        return record
+
+    keys = [changed(record) for record in member.keys]
+    sealing = [changed(record) for record in member.sealing_keys]
+    return Keys(
+        member=member.id,
+        keys=[one for one in (*keys, *fresh) if isinstance(one, KeyRecord)],
+        sealing_keys=[one for one in (*sealing, *fresh) if isinstance(one, SealingKeyRecord)],
+    )
+
+
+class Renewal:
+    """Brings about what `ask` noted.
+
+    Args:
+        keys: the directory with the keys.
+        now: the clock.
+    """
+
+    def __init__(
+        self,
+        keys: Path,
+        core: NodeCore,
+        witness: Witness,
+        writer: Writer,
+        state: State,
+        refresh: Refresher,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._keys = keys
+        self._core = core
+        self._witness = witness
+        self._writer = writer
+        self._state = state
+        self._refresh = refresh
+        self._now = now
+
+    async def run(self) -> None:
+        """Until the stop."""
+        bell = self._state.bell()
+        while not self._state.stopping:
+            wait = LOOK
+            try:
+                if self._state.connected and read_wish(self._keys) is not None:
+                    wait = PAUSE / 2 if await self.once() else LOOK
+            except Transient:
+                wait = PAUSE * 2
+            except (ProtocolError, ConfigError) as exc:
+                reason = exc.reason.value if isinstance(exc, ProtocolError) else str(exc)
+                log.error("node.keys_refused", reason=reason)
+                wait = AGAIN
+            await bell.wait(wait)
+
+    async def once(self) -> bool:
+        """One step; tells whether there is another one to be done soon.
+
+        Raises:
+            ProtocolError: the broker refuses.
+            ConfigError: a file is missing or wrong.
+            Transient: no answer.
+        """
+        wish = read_wish(self._keys)
+        if wish is None:
+            return False
+        if wish.sealing is not None:
+            await self._writer.run(self._core.use_sealing_keys, self._sealing_keys())
+        await self._refresh.once()
+        trust = self._core.trust
+        state, member = trust.state, trust.registry.member(self._core.member)
+        at = max(self._now(), state.at)
+        act = wanted(wish, member, at)
+        if act is None:
+            await self._writer.run(self._switch, wish)
+            log.info("node.keys_renewed", kid=self._core.kid, revoked=wish.revoke)
+            return False
+        number, previous = state.head.number + 1, state.head.digest
+        record = Record(region=state.region.region, number=number, previous=previous, at=at, act=act)
+        link = self._state.link
+        if link is None:
+            raise Transient("not connected to the bus")
+        data = await self._writer.run(self._core.sign_record, draft(record))
+        try:
+            await link.request(subjects.rpc(OFFER), data, REQUEST_TIMEOUT)
+        except ProtocolError as exc:
+            # Another record came first: the next attempt follows that one.
+            if exc.reason is not Reason.RECORD_OUT_OF_ORDER:
+                raise
+        else:
+            log.info("node.keys_offered", record=number)
+        return True
+
+    def _sealing_keys(self) -> list[SealingKey]:
+        return [SealingKey.load(path) for path in sorted(self._keys.glob(files.SEALING_KEYS))]
+
+    def _switch(self, wish: Wish) -> None:
+        """Sign with the new key from now on. On the writer's thread, so that nothing is signed meanwhile."""
+        if wish.new is not None and (self._keys / NEXT).exists():
+            current = self._keys / files.SIGNING_KEY
+            if current.exists():
+                current.rename(self._keys / f"signing-{wish.old}.pem")
+            (self._keys / NEXT).rename(current)
+        signer = SigningKey.load(self._keys / files.SIGNING_KEY)
+        self._core.use_key(signer)
+        self._witness.use_key(signer, signer.public)
+        (self._keys / WISH).unlink()
