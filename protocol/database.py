@@ -274,17 +274,18 @@ class Sole:
     def _begin(self) -> None:
         session = self._engine.connect()
         try:
-            settings = [("idle_session_timeout", self._idle), ("application_name", self._name)]
-            for name, value in settings:
-                session.execute(select(func.set_config(name, value, False)))
             taken = session.scalar(select(func.pg_try_advisory_lock(self._number)))
+            # The settings would stay with a session that goes back to the pool.
+            for name, value in (
+                (("idle_session_timeout", self._idle), ("application_name", self._name)) if taken else ()
+            ):
+                session.execute(select(func.set_config(name, value, False)))
             session.commit()
         except BaseException:
             _end(session)
             raise
         if not taken:
-            # The settings must not stay with a session of the pool.
-            _end(session)
+            session.close()
             return
         self._session, self._seen, self._term = session, time.monotonic(), self._term + 1
 
