@@ -13,8 +13,9 @@ from tests.postgresql import Server
 IMAGE = {"tests/deploy/test_image.py", "tests/deploy/test_compose.py"}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Name the group that a worker takes as a whole."""
+    """Name the group that a worker takes as a whole; before the names of the groups are read."""
     for item in items:
         file = item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group("image" if file in IMAGE else file))
