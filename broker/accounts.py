@@ -280,3 +280,12 @@ def _write_new(path: Path, seed: str) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def replace_secret(path: Path, data: bytes) -> None:
+    """The broker's own bus credentials are derived from its keys and written anew at every start."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import secrets
 import time
 from collections.abc import Callable, Collection
@@ -17,20 +16,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import structlog
 
 from broker import governing, members, policies, sequencer, store, tables, topology
-from broker.accounts import Accounts
+from broker.accounts import Accounts, replace_secret
 from broker.api import Api
 from broker.config import Config
 from broker.deliver import Redelivery
 from broker.erase import Erased
 from broker.feed import Feed
 from broker.governor import Governor
-from broker.ingest import Incoming, Ingest, Work
+from broker.ingest import PULL, Incoming, Ingest, Work, how_many, in_batches
 from broker.log import Log
 from broker.metrics import Metrics
 from broker.natsd import EmbeddedNats
@@ -49,9 +47,6 @@ from protocol.transport import Message
 log = structlog.get_logger()
 T = TypeVar("T")
 
-PULL: Final = 128
-BATCH_BYTES: Final = 1_500_000
-"""Messages are decided in transactions of about this size: some 300 reports, and a bounded wait for everybody else."""
 SENDERS: Final = 16
 QUEUE: Final = 64
 TICK: Final = 1.0
@@ -89,12 +84,13 @@ class Broker:
         self._writer = ThreadPoolExecutor(1, "ledger")
         self._readers = ThreadPoolExecutor(2, "reader")
         first_ms = int(config.delivery.first_retry_seconds * 1000)
-        self._ingest = Ingest(self._store, signer, lambda: self._state, secrets.token_bytes, first_ms)
-        self._redelivery = Redelivery(self._store, signer, lambda: self._state, first_ms)
+        self._ingest = Ingest(self._store, signer, lambda: self._state, secrets.token_bytes, first_ms, self._current)
+        self._redelivery = Redelivery(self._store, signer, lambda: self._state, first_ms, self._current)
         self._outgoing: asyncio.Queue[Outgoing] = asyncio.Queue(QUEUE)
         self._sent: list[int] = []
         self._asleep: set[str] = set()
         self._erased = Erased()
+        self._fed = 0
         self.changed = asyncio.Event()
         """Set, and replaced, at the next commit: take it before reading, wait for it after."""
         self.metrics = Metrics()
@@ -122,6 +118,22 @@ class Broker:
         self.log.check(state.registry)
         self._governor.check(state)
         return state
+
+    def _outdated(self) -> bool:
+        """Whether a policy was published that the state does not have: another process may have taken it."""
+        with self._store.reading() as connection:
+            return store.last_number(connection, tables.policies) != self._state.published
+
+    def _current(self, connection: store.Connection) -> members.RegionState:
+        """The region by which to decide, with all policies that were published before this transaction."""
+        if store.last_number(connection, tables.policies) != self._state.published:
+            self._take_published()
+        return self._state
+
+    def _take_published(self) -> None:
+        state = self._state
+        published = policies.published_policies(self._store, state.registry, self._clock())
+        self._state = members.with_published(state.registry, state.files, published, state.chain)
 
     async def read(self, function: Callable[..., T], *args: Any) -> T:
         """Run a reading function off the event loop."""
@@ -211,7 +223,7 @@ class Broker:
         if self.nats is not None:
             creds = self.config.data / "nats" / "broker.creds"
             text = Accounts.load(self.config.keys / "nats").broker_creds(int(time.time()))
-            _replace_secret(creds, text.encode("ascii"))
+            replace_secret(creds, text.encode("ascii"))
         url = self.nats.url if self.nats else str(settings.url)
         return await NatsBus.connect(
             url,
@@ -233,10 +245,12 @@ class Broker:
 
     async def _ingest_loop(self) -> None:
         bus = self._bus()
+        most = PULL
         while True:
             try:
-                messages = await bus.pull(PULL, 2.0)
-                for batch in _batches(messages):
+                messages = await bus.pull(most, 2.0)
+                most = how_many(messages)
+                for batch in in_batches(messages):
                     await self._take(bus, batch)
             except Transient as exc:
                 log.warning("broker.waiting", why=str(exc))
@@ -311,13 +325,17 @@ class Broker:
     async def _redelivery_loop(self) -> None:
         while True:
             await asyncio.sleep(TICK)
+            sent, self._sent = self._sent, []
             try:
-                sent, self._sent = self._sent, []
                 if sent:
                     await self._write(self._redelivery.sent, sent, self._clock())
+                    sent = []
                 due = await self._write(self._redelivery.due, self._clock(), frozenset(self._asleep))
-                backlog = await self.read(self._read_backlog)
+                fed, backlog = self._fed, await self.read(self._read_backlog)
+                if fed != self._fed and self._store.shared:
+                    self._tell_change()
             except Transient as exc:
+                self._sent += sent
                 log.warning("broker.waiting", why=str(exc))
                 continue
             for stopped in due.stopped:
@@ -332,6 +350,7 @@ class Broker:
 
     def _read_backlog(self) -> dict[str, tuple[int, int]]:
         with self._store.reading() as connection:
+            self._fed = store.last_number(connection, tables.feed)
             self.metrics.quarantined.set(store.count(connection, tables.quarantine))
             return store.backlog(connection)
 
@@ -410,13 +429,16 @@ class Broker:
         while True:
             await asyncio.sleep(FOLLOW)
             found = members.stamp(self.config.region)
-            if found == self._stamp:
-                continue
-            self._stamp = found
             try:
+                if found == self._stamp and not await self.read(self._outdated):
+                    continue
+                self._stamp = found
                 state = await self.read(self._load_state)
             except ConfigError as exc:
                 log.error("broker.region_refused", why=str(exc))
+                continue
+            except Transient as exc:
+                log.warning("broker.waiting", why=str(exc))
                 continue
             before = set(self._ids()[0]) - set(self._ids()[1])
             self._state = state
@@ -463,7 +485,7 @@ class Broker:
         """A jurisdiction's policy: in the ledger, and in force from its date, when this returns."""
         published = await self._write(policies.take, self._store, member, data, self._state.registry, self._clock())
         if published is not None:
-            self._state = await self.read(self._load_state)
+            await self.read(self._take_published)
             policy = published.policy
             log.info("broker.policy", member=member, jurisdiction=policy.jurisdiction, version=policy.version)
             await self._requeue()
@@ -473,25 +495,3 @@ class Broker:
         self._sequencer.wake()
         self.changed, waiting = asyncio.Event(), self.changed
         waiting.set()
-
-
-def _batches(messages: list[Message]) -> list[list[Message]]:
-    """Cut what was pulled into transactions of a bounded size."""
-    batches: list[list[Message]] = []
-    size = BATCH_BYTES
-    for message in messages:
-        if size + len(message.data) > BATCH_BYTES:
-            batches.append([])
-            size = 0
-        batches[-1].append(message)
-        size += len(message.data)
-    return batches
-
-
-def _replace_secret(path: Path, data: bytes) -> None:
-    """The broker's own bus credentials are derived from its keys and written anew at every start."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)

@@ -16,7 +16,7 @@ import msgspec
 
 from broker import store, tables
 from broker.decide import narrow
-from broker.erase import Erased, erase_expired
+from broker.erase import Erased, any_expired, erase_expired
 from broker.members import RegionState
 from broker.outgoing import Outgoing, delivery_message, pack_statements
 from broker.route import Entry, Granted, Routed, granted_report, pack_entries, plan, unpack_entries
@@ -81,18 +81,24 @@ class Redelivery:
 
     Args:
         first_retry_ms: after how long a delivery that was sent and not confirmed is sent again.
+        current: gives the region by which to decide in a transaction, with all that the ledger holds.
     """
 
     def __init__(
-        self, ledger_store: store.Store, signer: Signer, state: Callable[[], RegionState], first_retry_ms: int
+        self,
+        ledger_store: store.Store,
+        signer: Signer,
+        state: Callable[[], RegionState],
+        first_retry_ms: int,
+        current: Callable[[Connection], RegionState] | None = None,
     ) -> None:
+        self._current = current or (lambda _: state())
         self._store = ledger_store
         self._signer = signer
-        self._state = state
         self._first = first_retry_ms
 
     def due(self, now: datetime, asleep: Collection[str], most: int = 64) -> Due:
-        """Deliveries whose time has come.
+        """Deliveries whose time has come. Of several processes one gets each: its next time is set as it is taken.
 
         Args:
             asleep: members whose inbox still holds messages that they have not fetched: more copies help nobody.
@@ -102,8 +108,10 @@ class Redelivery:
         """
         at = store.milliseconds(now)
         found = Due()
-        state = self._state()
+        if self._store.shared and not self._anything(now):
+            return found
         with self._store.writing() as connection:
+            state = self._current(connection)
             found.erased = erase_expired(connection, now)
             for row in store.due_deliveries(connection, at, most):
                 member = state.registry.members.get(row.member)
@@ -116,6 +124,16 @@ class Redelivery:
             self._tell_origins(connection, found, now)
             self._tell_delivered(connection, found, now)
         return found
+
+    def _anything(self, now: datetime) -> bool:
+        """Whether there is anything to do: if not, the other processes' transactions are not held up every second."""
+        at = store.milliseconds(now)
+        with self._store.reading() as connection:
+            return bool(
+                store.due_deliveries(connection, at, 1)
+                or store.untold_deliveries(connection, at - DELIVERED_AFTER_MS, 1)
+                or any_expired(connection, now)
+            )
 
     def _tell_origins(self, connection: Connection, found: Due, now: datetime) -> None:
         """No silence: whose report is stopped reads by which rule, signed, now or when its node asks."""

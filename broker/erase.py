@@ -124,6 +124,11 @@ def erase_expired(connection: Connection, now: datetime) -> Erased:
     return erase(connection, _expired(connection, store.milliseconds(now), AT_ONCE), now)
 
 
+def any_expired(connection: Connection, now: datetime) -> bool:
+    """Whether `erase_expired` would find anything."""
+    return bool(_expired(connection, store.milliseconds(now), 1))
+
+
 # --- rows -------------------------------------------------------------------------------------------------------
 
 

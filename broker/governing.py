@@ -131,10 +131,12 @@ def record_chain(ledger: store.Store, chain: Chain, now: datetime) -> list[int]:
 
     Raises:
         ConfigError: the ledger holds other records, or more.
-        Transient: nothing was committed; try again.
+        Transient: nothing was committed; try again. Another process may have read more files already.
     """
     with ledger.writing() as connection:
         rows = store.governance_after(connection, -1, len(chain.records) + 1)
+        if ledger.shared and [row.digest for row in rows[:-1]] == list(chain.digests):
+            raise Transient(f"the ledger has a record more than {DIRECTORY}/ had when it was read")
         if [row.digest for row in rows] != list(chain.digests[: len(rows)]):
             raise ConfigError(
                 f"the files in {DIRECTORY}/ are not the records that the ledger holds: put those back that it took"

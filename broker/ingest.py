@@ -2,7 +2,10 @@
 
 Guarantees: everything that is sent was committed first; the caller acknowledges the messages after `process` returns,
 so a crash anywhere only means that they come again, and a repetition is answered with the stored receipt. One message
-that cannot be understood goes to quarantine and never holds up the others. No I/O but the ledger; time is an argument.
+that cannot be understood goes to quarantine and never holds up the others. What is decided is decided by the policies
+that the ledger holds at that moment, whichever process took them in. No I/O but the ledger; time is an argument.
+
+A ledger that several processes write to is not kept waiting for signatures to be verified: that is done before.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -34,6 +37,7 @@ from protocol.keys import Signer, b64
 from protocol.parse import decode
 from protocol.policy import Facts
 from protocol.reasons import Reason
+from protocol.registry import Registry
 from protocol.statements import (
     BROKER,
     Links,
@@ -68,6 +72,54 @@ class Work:
     """What was withdrawn."""
 
 
+BATCH_BYTES: Final = 1_500_000
+"""Messages are decided in transactions of about this size: some 300 reports, and a bounded wait for everybody else."""
+
+
+PULL: Final = 128
+PULL_BYTES: Final = 2 * BATCH_BYTES
+"""What is in hand is not with another process, and comes again if it is not acknowledged in time."""
+
+
+class Sized(Protocol):
+    """A message of the bus."""
+
+    @property
+    def data(self) -> bytes: ...
+
+
+M = TypeVar("M", bound=Sized)
+
+
+def in_batches(messages: Sequence[M]) -> list[list[M]]:
+    """Cut what was pulled into transactions of a bounded size."""
+    batches: list[list[M]] = []
+    size = BATCH_BYTES
+    for message in messages:
+        if size + len(message.data) > BATCH_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(message)
+        size += len(message.data)
+    return batches
+
+
+def how_many(messages: Sequence[Sized]) -> int:
+    """How many messages to pull next, if they are as large as these."""
+    size = sum(len(message.data) for message in messages) // max(1, len(messages))
+    return min(PULL, max(1, PULL_BYTES // max(1, size)))
+
+
+@dataclass(slots=True)
+class _Early:
+    """What was verified before the transaction: it counts if it was by the same registry, for the same time."""
+
+    at: datetime
+    registry: Registry | None = None
+    results: dict[int, Verified | Refused] = field(default_factory=dict)
+    """By the identity of the message, which the caller holds."""
+
+
 _confirmation_decoder: Final = msgspec.json.Decoder(list[str])
 _QUARANTINE_BYTES: Final = 16 << 10
 
@@ -78,9 +130,10 @@ class Ingest:
     Args:
         ledger_store: the ledger.
         signer: the broker's signing key.
-        state: gives the region as it is now; asked once a batch.
+        state: gives the region as it is now.
         rand: returns that many random bytes.
         retry_ms: after how long a delivery that could not be sent is tried again.
+        current: gives the region by which to decide in a transaction, with all that the ledger holds.
     """
 
     def __init__(
@@ -90,7 +143,9 @@ class Ingest:
         state: Callable[[], RegionState],
         rand: Rand,
         retry_ms: int = 10_000,
+        current: Callable[[Connection], RegionState] | None = None,
     ) -> None:
+        self._current = current or (lambda _: state())
         self._rand = rand
         self._retry_ms = retry_ms
         self._store = ledger_store
@@ -104,9 +159,17 @@ class Ingest:
             Transient: nothing was committed; keep the messages and try again.
         """
         work = Work()
-        state = self._state()
+        submissions = [item for item in messages if item.kind == Kind.SUBMISSION]
+        early = self._verify_early(submissions, now) if self._store.shared else _Early(now)
         with self._store.writing() as connection:
-            self._submissions(connection, [item for item in messages if item.kind == Kind.SUBMISSION], state, now, work)
+            state = self._current(connection)
+            if self._store.shared:
+                # What is decided by a policy is decided after it was taken, by whichever clock.
+                taken = store.newest_policy_at(connection)
+                now = max(now, datetime.fromtimestamp(taken / 1000, now.tzinfo))
+            if (early.registry, early.at) != (state.registry, now):
+                early = _Early(now)
+            self._submissions(connection, submissions, state, now, work, early)
             confirmed = [item for item in messages if item.kind == Kind.CONFIRMATIONS]
             self._confirmations(connection, confirmed, state, now, work)
             for item in messages:
@@ -114,6 +177,16 @@ class Ingest:
                     error = ProtocolError(Reason.UNKNOWN_VALUE, "$.kind", "unknown kind of message")
                     self._quarantine(connection, item, error, now)
         return work
+
+    def _verify_early(self, messages: Sequence[Incoming], now: datetime) -> _Early:
+        """Verify, before the transaction, what the ledger has not answered yet."""
+        registry = self._state().registry
+        early = _Early(now, registry)
+        with self._store.reading() as connection:
+            fresh = self._without_replays(connection, messages, {}, Work())
+        for item in fresh:
+            early.results[id(item)] = verify_submission(item.member, item.data, registry, now)
+        return early
 
     def set_aside(self, item: Incoming, error: ProtocolError, now: datetime) -> None:
         """Put a message in quarantine that could not be processed at all; a submission is refused for good.
@@ -132,14 +205,20 @@ class Ingest:
     # --- submissions ------------------------------------------------------------------------------------------
 
     def _submissions(
-        self, connection: Connection, messages: Sequence[Incoming], state: RegionState, now: datetime, work: Work
+        self,
+        connection: Connection,
+        messages: Sequence[Incoming],
+        state: RegionState,
+        now: datetime,
+        work: Work,
+        early: _Early,
     ) -> None:
         receipts: dict[str, list[str]] = {}
         fresh = self._without_replays(connection, messages, receipts, work)
         verified: list[Verified] = []
         unfit: list[tuple[Refused, Incoming]] = []
         for item in fresh:
-            result = verify_submission(item.member, item.data, state.registry, now)
+            result = early.results.get(id(item)) or verify_submission(item.member, item.data, state.registry, now)
             if isinstance(result, Verified):
                 verified.append(result)
             else:

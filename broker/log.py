@@ -5,13 +5,16 @@ The entry of submission n is leaf n - 1, as its receipt says. Guarantees:
     crash undoes was never seen by anybody, and what was seen is never contradicted;
   * a checkpoint is published once a quorum of the region's witnesses has cosigned it, and its published note holds only
     lines that count in the region of today;
-  * proofs are made from stored tiles, at a cost that grows with the logarithm of the size.
+  * proofs are made from stored tiles, at a cost that grows with the logarithm of the size;
+  * of several processes on one ledger one sequences, which takes the log up from the ledger whenever it has become the
+    one (`Store.lead`). All answer: what one of them shows may be older than another's, never different, and before it
+    says that there is no such size it looks into the ledger.
 
 Refuses cosignatures that are not the member's own, proofs beyond the newest checkpoint, and a region whose name, which
 is the log's, has changed (ConfigError). If the log's tables are lost they are made again, the same, from `submissions`.
 
-Threads: `load`, `sequence`, `cosign`, `refresh` and `prune` on the ledger's one writer thread; everything else on any
-thread, with a connection of its own. What both need is replaced as a whole, never changed.
+Threads: `load`, `sequence`, `cosign`, `refresh` and `prune` on the process's one writer thread; everything else on any
+thread, with a connection of its own. What both need is replaced as a whole, never changed, never by something older.
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
+from threading import Lock
 from typing import Any, Final
 
 from broker import logstore
 from broker.logstore import TileCache
 from broker.members import RegionState
+from broker.quorum import Witnesses
 from broker.store import Connection, Store, milliseconds
 from protocol import limits
 from protocol.errors import ConfigError, ProtocolError
@@ -42,10 +47,7 @@ from protocol.merkle import NodeReader, prove_consistency, prove_inclusion
 from protocol.notes import (
     LOG,
     Checkpoint,
-    Line,
     Note,
-    NoteKey,
-    cosigned_at,
     key_id,
     parse_checkpoint,
     parse_line,
@@ -102,13 +104,6 @@ class _Shown:
     published: Published | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Witnesses:
-    registry: Registry
-    keys: Mapping[tuple[str, bytes], NoteKey]
-    quorum: int
-
-
 class Log:
     """The region's log, without an event loop.
 
@@ -134,9 +129,12 @@ class Log:
         self._state = state
         self._entries = entries
         self._edge = Edge()
+        self._term = 0
         self._more = False
         self._shown = _Shown()
-        self._known: _Witnesses | None = None
+        self._showing = Lock()
+        self._lines: tuple[int, dict[str, str]] | None = None
+        self._witnesses = Witnesses(lambda: state().registry)
         self._cache = TileCache()
         self._consistency = lru_cache(64)(self._prove_consistency)
 
@@ -171,12 +169,12 @@ class Log:
 
     def numbers(self) -> dict[str, int]:
         """Counts for the status page."""
-        shown, witnesses = self._shown, self._witnesses()
+        shown, witnesses = self._shown, self._witnesses
         return {
             "size": shown.newest.size if shown.newest else 0,
             "published": shown.published.size if shown.published else 0,
             "cosigned_by": shown.published.witnesses if shown.published else 0,
-            "witnesses": len({name for name, _ in witnesses.keys}),
+            "witnesses": witnesses.members,
             "quorum": witnesses.quorum,
         }
 
@@ -191,16 +189,32 @@ class Log:
         """
         with self._store.reading() as connection:
             row = logstore.newest(connection)
-            self._edge = self._read_edge(connection, row)
         if row is not None:
-            self._shown = _Shown(Head(row.size, self._signed_note(row), row.at, row.published_at is not None))
+            self._show(self._head(row), None)
             self.check(self._state().registry)
-        while self._step(now) == STEP:
+        while self._leads() and self._step(now) == STEP:
             pass
         self.refresh(now)
 
+    def _leads(self) -> bool:
+        """Whether this is the process that sequences; if it has become so, where the log stands is read anew."""
+        term = self._store.lead()
+        if term and term != self._term:
+            with self._store.reading() as connection:
+                row = logstore.newest(connection)
+                self._edge = self._read_edge(connection, row)
+            if row is not None:
+                self._show(self._head(row), None)
+            self._term = term
+        return term != 0
+
+    @property
+    def leading(self) -> bool:
+        """Whether this process sequenced when it last could."""
+        return self._store.leads
+
     def sequence(self, now: datetime) -> bool:
-        """Append what waits and sign a checkpoint over it, if it is time for one.
+        """Append what waits and sign a checkpoint over it, if that is for this process to do, and it is time for one.
 
         It is when the newest has its quorum or has waited `PATIENCE` seconds for it, so that witnesses meet on one
         size; and not sooner than `ROUND` seconds after it.
@@ -211,6 +225,8 @@ class Log:
         Raises:
             Transient: nothing was committed; try again.
         """
+        if not self._leads():
+            return False
         newest = self._shown.newest
         if newest is not None:
             # A clock that was put back must not silence the log: then the difference is negative, and says nothing.
@@ -235,7 +251,7 @@ class Log:
             Transient: nothing was committed; the witness sends it again.
         """
         parsed = parse_line(line.removesuffix("\n"))
-        key = self._key_of(member, parsed)
+        key = self._witnesses.key_of(member, parsed)
         with self._store.reading() as connection:
             row = logstore.checkpoint(connection, size)
             lines = logstore.lines(connection, size)
@@ -245,16 +261,22 @@ class Log:
         if seen.at > now + limits.CLOCK_SKEW:
             raise ProtocolError(Reason.TIME_IN_FUTURE, "$.line", "cosigned in the future: check the clocks")
         published = self._shown.published
-        if member in self._standing(lines) or (published is not None and size < published.size):
+        if member in self._witnesses.standing(lines) or (published is not None and size < published.size):
             return False
         with self._store.writing() as connection:
+            # Again, now that nobody else writes: two lines that come at once are one more each.
+            row, lines = logstore.checkpoint(connection, size), logstore.lines(connection, size)
+            if row is None:
+                raise ProtocolError(Reason.OUT_OF_RANGE, "$.size", "the log has no checkpoint of this size any more")
+            if member in self._witnesses.standing(lines):
+                return False
             put = logstore.set_line if member in lines else logstore.add_line
             put(connection, size, member, parsed.encode())
             lines[member] = parsed.encode()
-            reached = row.published_at is None and self._enough(lines)
+            reached = row.published_at is None and self._witnesses.enough(lines)
             if reached:
                 logstore.set_checkpoint(connection, size, published_at=milliseconds(now))
-        if reached or (published is not None and size == published.size):
+        if reached or row.published_at is not None:
             self._publish(row, lines, row.published_at or milliseconds(now))
         return reached
 
@@ -269,7 +291,7 @@ class Log:
         with self._store.writing() as connection:
             row = logstore.newest(connection, published=True)
             for candidate in logstore.larger_than(connection, row.size if row else 0, _CONSIDERED):
-                if self._enough(logstore.lines(connection, candidate.size)):
+                if self._witnesses.enough(logstore.lines(connection, candidate.size)):
                     logstore.set_checkpoint(connection, candidate.size, published_at=milliseconds(now))
                     row = logstore.checkpoint(connection, candidate.size)
                     fresh = published is None or candidate.size > published.size
@@ -281,12 +303,40 @@ class Log:
 
     def prune(self, now: datetime) -> int:
         """Forget checkpoints that are older than `KEEP`, but the newest and the newest published; returns how many."""
-        shown = self._shown
-        keep = [item.size for item in (shown.newest, shown.published) if item is not None]
+        if not self.leading:
+            return 0
         with self._store.writing() as connection:
+            rows = (logstore.newest(connection), logstore.newest(connection, published=True))
+            keep = [row.size for row in rows if row is not None]
             return logstore.prune(connection, milliseconds(now - KEEP), keep)
 
     # --- any thread ---------------------------------------------------------------------------------------------
+
+    def look(self) -> bool:
+        """See what the ledger's other processes have done, if it may have any; whether there is more to show.
+
+        Raises:
+            Transient: the ledger cannot be read now.
+        """
+        if not self._store.shared:
+            return False
+        with self._store.reading() as connection:
+            # In this order: what is published is never beyond the newest.
+            row = logstore.newest(connection, published=True)
+            lines = logstore.lines(connection, row.size) if row else {}
+            newest = logstore.newest(connection)
+        published = None
+        if row is not None and self._lines != (row.size, lines):
+            published = self._published(row, lines, row.published_at)
+            self._lines = (row.size, lines)
+        return self._show(self._head(newest) if newest else None, published)
+
+    def _reaching(self, size: int) -> _Shown:
+        """What there is to show, after another look if somebody has seen more."""
+        shown = self._shown
+        if shown.newest is None or shown.newest.size < size:
+            self.look()
+        return self._shown
 
     def next(self, request: NextRequest) -> NextAnswer:
         """What a witness that stands there has to look at; does not wait.
@@ -295,7 +345,7 @@ class Log:
             ProtocolError: OUT_OF_RANGE, the witness has seen more than this log has: it is not the log that it was.
             Transient: the ledger cannot be read now.
         """
-        shown = self._shown
+        shown = self._reaching(max(request.size, request.published))
         size = shown.newest.size if shown.newest else 0
         if max(request.size, request.published) > size:
             raise ProtocolError(Reason.OUT_OF_RANGE, "$.size", f"the log has {size} leaves")
@@ -342,6 +392,7 @@ class Log:
             return shown.published.note.encode("utf-8")
         wanted = parse_path(path)
         level = wanted.level or 0
+        shown = self._reaching((wanted.number << HEIGHT * (level + 1)) + (wanted.width << HEIGHT * level))
         if width_of(shown.newest.size if shown.newest else 0, level, wanted.number) < wanted.width:
             raise ProtocolError(Reason.UNKNOWN_PATH, "$.path", "the log has no such tile")
         with self._store.reading() as connection:
@@ -372,7 +423,7 @@ class Log:
         return edge
 
     def _step(self, now: datetime) -> int:
-        with self._store.writing() as connection:
+        with self._store.leading() as connection:
             entries = self._entries(connection, self._edge.size, STEP)
             if not entries:
                 self._more = False
@@ -385,8 +436,24 @@ class Log:
             logstore.add_checkpoint(connection, edge.size, root, note, at)
         self._edge = edge
         self._more = len(entries) == STEP
-        self._shown = replace(self._shown, newest=Head(edge.size, note, at, published=False))
+        self._show(Head(edge.size, note, at, published=False), None)
         return len(entries)
+
+    def _show(self, newest: Head | None, published: Published | None) -> bool:
+        """Show what is newer than what is shown; whether anything is."""
+        with self._showing:
+            shown = self._shown
+            if newest is None or (shown.newest is not None and newest.size < shown.newest.size):
+                newest = shown.newest
+            if published is None or (shown.published is not None and published.size < shown.published.size):
+                published = shown.published
+            if newest is not None and published is not None and published.size == newest.size:
+                newest = replace(newest, published=True)
+            self._shown = _Shown(newest, published)
+            return self._shown != shown
+
+    def _head(self, row: Any) -> Head:
+        return Head(row.size, self._signed_note(row), row.at, row.published_at is not None)
 
     def _sign(self, checkpoint: Checkpoint) -> str:
         return sign_checkpoint(checkpoint, self._signer, self._public)
@@ -400,54 +467,16 @@ class Log:
         return text if note.lines[0].key_id == today else self._sign(checkpoint)
 
     def _publish(self, row: Any, lines: Mapping[str, str], at: int) -> None:
+        self._show(self._head(row), self._published(row, lines, at))
+
+    def _published(self, row: Any, lines: Mapping[str, str], at: int) -> Published:
         log_note = parse_note(self._signed_note(row))
-        standing = list(self._standing(lines).values())[: limits.NOTE_SIGNATURES - 1]
+        standing = list(self._witnesses.standing(lines).values())[: limits.NOTE_SIGNATURES - 1]
         note = Note(log_note.text, (*log_note.lines, *standing)).encode()
-        newest = self._shown.newest
-        if newest is not None and newest.size == row.size:
-            newest = replace(newest, published=True)
-        published = Published(row.size, note, len(standing), max(0, at - row.at) / 1000)
-        self._shown = _Shown(newest, published)
-
-    def _witnesses(self) -> _Witnesses:
-        registry = self._state().registry
-        known = self._known
-        if known is None or known.registry is not registry:
-            keys = {(key.name, key.id): key for key in registry.witness_keys()}
-            known = self._known = _Witnesses(registry, keys, registry.quorum)
-        return known
-
-    def _key_of(self, member: str, line: Line) -> NoteKey:
-        witnesses = self._witnesses()
-        if witnesses.registry.member(member).status != "active":
-            raise ProtocolError(Reason.MEMBER_SUSPENDED, "$", "this member is suspended")
-        if line.name != member:
-            raise ProtocolError(Reason.WRONG_MEMBER, "$.line", "a witness cosigns in its own name")
-        key = witnesses.keys.get((member, line.key_id))
-        if key is None:
-            raise ProtocolError(Reason.UNKNOWN_KEY, "$.line", "the member has no key with this id")
-        return key
-
-    def _standing(self, lines: Mapping[str, str]) -> dict[str, Line]:
-        """The lines that count in the region of today; all were verified when they came."""
-        keys = self._witnesses().keys
-        found: dict[str, Line] = {}
-        for member in sorted(lines):
-            line = parse_line(lines[member].removesuffix("\n"))
-            key = keys.get((member, line.key_id))
-            if key is None:
-                continue
-            try:
-                key.key.check_window(cosigned_at(line))
-            except ProtocolError:
-                continue
-            found[member] = line
-        return found
-
-    def _enough(self, lines: Mapping[str, str]) -> bool:
-        return len(self._standing(lines)) >= self._witnesses().quorum
+        return Published(row.size, note, len(standing), max(0, at - row.at) / 1000)
 
     def _check_size(self, size: int) -> None:
+        self._reaching(size)
         if size > self.size:
             raise ProtocolError(Reason.OUT_OF_RANGE, "$.size", f"the log has {self.size} leaves")
 

@@ -22,7 +22,7 @@ from broker.governing import Chain, chain_files, load_chain
 from broker.policies import PublishedPolicies, merge
 from protocol.errors import ConfigError
 from protocol.keys import KeyRecord
-from protocol.policy import HEADER, Facts, Outcome, PolicyBook, evaluate, explain, load_policy
+from protocol.policy import HEADER, Facts, Outcome, Policy, PolicyBook, evaluate, explain, load_policy
 from protocol.registry import Member, Region, Registry, as_recipient
 from protocol.statements import Decision, ReleasedBy
 
@@ -54,6 +54,10 @@ class RegionState:
     book: PolicyBook
     chain: Chain | None = None
     """The records that the registry follows from; None only where nothing is handed to nodes."""
+    files: Sequence[Policy] = ()
+    """Policies out of files, those included that no longer speak."""
+    published: int = 0
+    """The number of the last published policy that it has."""
     _answers: dict[tuple[Facts, str], Answers] = field(default_factory=dict)
     _until: datetime | None = None
     _reasons: dict[tuple[int, int, int], tuple[Outcome, Decision]] = field(default_factory=dict)
@@ -157,7 +161,14 @@ def load_state(
         if policy.jurisdiction not in registry.jurisdictions:
             raise ConfigError(f"{path.name}: no member has the jurisdiction {policy.jurisdiction}")
         policies.append(policy)
-    return RegionState(registry, PolicyBook(merge(policies, published(registry))), chain)
+    return with_published(registry, policies, published(registry), chain)
+
+
+def with_published(
+    registry: Registry, files: Sequence[Policy], published: PublishedPolicies, chain: Chain | None = None
+) -> RegionState:
+    """The state of a region whose jurisdictions have published this."""
+    return RegionState(registry, PolicyBook(merge(files, published)), chain, files, published.last)
 
 
 def stamp(directory: Path) -> tuple[tuple[str, int, int], ...]:

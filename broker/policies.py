@@ -81,6 +81,8 @@ class PublishedPolicies:
     """Those whose signature still holds; one by a revoked key grants nothing any more."""
     jurisdictions: frozenset[str] = frozenset()
     """Who has ever published, whatever became of the keys since."""
+    last: int = 0
+    """The number of the last one."""
 
 
 def published_policies(ledger_store: store.Store, registry: Registry, now: datetime) -> PublishedPolicies:
@@ -93,7 +95,8 @@ def published_policies(ledger_store: store.Store, registry: Registry, now: datet
             found.append(open_published(row.jws.decode("ascii"), registry, now).policy)
         except ProtocolError:
             continue
-    return PublishedPolicies(found, frozenset(row.jurisdiction for row in rows))
+    last = int(rows[-1].id) if rows else 0
+    return PublishedPolicies(found, frozenset(row.jurisdiction for row in rows), last)
 
 
 def merge(files: Sequence[Policy], published: PublishedPolicies) -> list[Policy]:

@@ -18,23 +18,23 @@ from sqlalchemy.exc import DatabaseError, DBAPIError
 
 from broker.store import SCHEMA_VERSION, Store, chunks
 from broker.tables import confirmations, meta, metadata, reports
+from protocol import database
 from protocol.errors import ConfigError
 
 
 def open_reader(url: str) -> Engine:
     """Connect to a ledger that is there, to read it beside a running broker. ConfigError if it is not there."""
-    target = make_url(url)
-    if target.get_backend_name() == "sqlite":
-        path = Path(target.database or "")
+    if not database.is_postgresql(url):
+        path = Path(make_url(url).database or "")
         if not path.is_file():
             raise ConfigError(f"there is no ledger at {path}: nothing was decided yet, or it is another directory")
         url = f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true"
     try:
-        engine = create_engine(url)
+        engine = database.connect(url, reader=True) if database.is_postgresql(url) else create_engine(url)
         with engine.connect() as connection:
             found = connection.scalar(select(meta.c.value).where(meta.c.name == "schema"))
     except DBAPIError as exc:
-        raise ConfigError(f"the ledger cannot be read: {exc.orig}") from exc
+        raise ConfigError(f"the ledger cannot be read: {database.said(exc)}") from exc
     if str(found) != str(SCHEMA_VERSION):
         raise ConfigError(f"the ledger has schema {found}, this program knows {SCHEMA_VERSION}")
     return engine
@@ -56,7 +56,7 @@ def snapshot(ledger: Store) -> Iterator[Connection]:
                 connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
     except DatabaseError as exc:
-        raise ConfigError(f"the ledger is damaged: {exc.orig}; restore it from a backup") from exc
+        raise ConfigError(f"the ledger is damaged: {database.said(exc)}; restore it from a backup") from exc
 
 
 def pages(

@@ -1,8 +1,8 @@
 """The log's loop, and the members' requests about it.
 
-Guarantees: what is committed is sequenced as soon as the log's rules let it; who waits for something new hears of it
-once it is committed; at most `WAITING_PER_MEMBER` answers to a member are held back, and its further requests are
-answered with what there is.
+Guarantees: what is committed is sequenced as soon as the log's rules let it, by one of the ledger's processes; who
+waits for something new hears of it once it is committed, by another process at its next round; at most
+`WAITING_PER_MEMBER` answers to a member are held back, and its further requests are answered with what there is.
 """
 
 from __future__ import annotations
@@ -90,12 +90,18 @@ class Sequencer:
         """Sequence what is committed, until cancelled."""
         loop = asyncio.get_running_loop()
         show_at = prune_at = loop.time()
+        leading = False
         while True:
             self._due.clear()
             try:
-                if await self._write(self._log.sequence, self._clock()):
+                seen = await self._read(self._log.look)
+                made = await self._write(self._log.sequence, self._clock())
+                if made:
                     log.info("log.checkpoint", size=self._log.size)
+                if made or seen:
                     self._tell_change()
+                if leading != (leading := self._log.leading):
+                    log.info("log.leading", leading=leading)
                 if loop.time() >= show_at:
                     show_at = loop.time() + SHOW_EVERY
                     await self._show()

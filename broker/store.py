@@ -1,8 +1,9 @@
 """The ledger's storage: with `broker/logstore.py` what the broker says in SQL.
 
-Guarantees: one transaction a batch, on disk before it returns (SQLite WAL, synchronous=FULL; or PostgreSQL by URL);
-uniqueness of submissions, reports and confirmations is the database's, so that a race ends in one row. Refuses: a
-database of another schema (ConfigError). A full or locked disk becomes `Transient`: nothing was committed, try again.
+Guarantees: one transaction a batch, on disk before it returns (SQLite WAL, synchronous=FULL; or PostgreSQL by URL); one
+writing transaction at a time, among all processes of a ledger, so that what it reads stays true until it is committed,
+and numbers have no gaps; one process at a time that sequences the log. Refuses: a database of another schema
+(ConfigError). A full or locked disk, and a connection or race that was lost, become `Transient`: try again.
 
 For each table, what it is and what it means if it is lost, stands in `docs/architecture.md`.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final
 
 from sqlalchemy import Connection as Connection  # noqa: PLC0414 - the one type that callers name
@@ -38,9 +40,11 @@ from broker.tables import (
     links,
     meta,
     metadata,
+    policies,
     reports,
     submissions,
 )
+from protocol import database
 from protocol.errors import ConfigError, Transient
 
 SCHEMA_VERSION: Final = 2
@@ -55,15 +59,23 @@ def milliseconds(at: datetime) -> int:
 def open_engine(url: str) -> Engine:
     """Connect by URL: `sqlite:///path` or `postgresql+psycopg://…`. ConfigError if it cannot be opened."""
     try:
-        engine = create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-        if engine.dialect.name == "sqlite":
-            event.listen(engine, "connect", _sqlite_pragmas)
-        meta.create(engine, checkfirst=True)
-        _check_version(engine)
-        metadata.create_all(engine)
+        if database.is_postgresql(url):
+            engine = database.connect(url)
+            with database.making(engine):
+                _make_tables(engine)
+            return engine
+        engine = create_engine(url)
+        event.listen(engine, "connect", _sqlite_pragmas)
+        _make_tables(engine)
     except DBAPIError as exc:
-        raise ConfigError(f"the ledger cannot be opened: {exc.orig}") from exc
+        raise ConfigError(f"the ledger cannot be opened: {database.said(exc)}") from exc
     return engine
+
+
+def _make_tables(engine: Engine) -> None:
+    meta.create(engine, checkfirst=True)
+    _check_version(engine)
+    metadata.create_all(engine)
 
 
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:
@@ -91,22 +103,28 @@ def _check_version(engine: Engine) -> None:
 
 
 class Store:
-    """Reads and writes of the ledger. Writes happen inside `writing()`, on one thread at a time."""
+    """Reads and writes of the ledger. Writes happen inside `writing()` or `leading()`, on one thread at a time."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self.shared = engine.dialect.name != "sqlite"
+        """Whether other processes may write to the ledger too."""
+        self._sole: database.Sole | None = None
 
     def close(self) -> None:
         """Release the connections."""
+        if self._sole is not None:
+            self._sole.leave()
         self.engine.dispose()
 
     def wipe(self) -> None:
-        """After something was erased: let go of the write-ahead log, which still holds it.
+        """After something was erased: let go of the write-ahead log, which still holds it; of dead rows on PostgreSQL.
 
         Raises:
             Transient: a reader is in the way; ask again.
         """
-        if self.engine.dialect.name != "sqlite":
+        if self.shared:
+            database.vacuum(self.engine, submissions, identifiers)
             return
         with self.reading() as connection:
             busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar()
@@ -115,23 +133,75 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """One transaction: committed and on disk when the block ends, or not at all.
+        """One transaction: committed and on disk when the block ends, or not at all; no other one is open meanwhile.
 
         Raises:
-            Transient: the disk is full, locked or gone; nothing was committed.
+            Transient: the disk is full, locked or gone; nothing was committed. If the connection was lost during the
+                commit it may have been: whoever tries again looks first, as with a message that comes again.
         """
-        try:
-            with self.engine.begin() as connection:
+        with self._mended(), self.engine.begin() as connection:
+            self._alone(connection)
+            yield connection
+
+    @contextmanager
+    def leading(self) -> Iterator[Connection]:
+        """As `writing`, for the process that `lead` has made the one that sequences.
+
+        Raises:
+            Transient: as above, or it is not that process any more.
+        """
+        if self._sole is None:
+            with self.writing() as connection:
                 yield connection
-        except OperationalError as exc:
-            raise Transient(f"ledger: {type(exc.orig).__name__}") from exc
+            return
+        with self._mended(), self._sole.begin() as connection:
+            self._alone(connection)
+            yield connection
+
+    def lead(self) -> int:
+        """Be the one process that sequences the log, if no other one is.
+
+        Returns:
+            The number of the term: when it changes, others may have sequenced meanwhile. 0: another process does it.
+
+        Raises:
+            Transient: the database is away.
+        """
+        if not self.shared:
+            return 1
+        with self._mended():
+            if self._sole is None:
+                self._sole = database.Sole(self.engine, "log", yields=True)
+            return self._sole.take()
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process sequenced when it last asked."""
+        return not self.shared or (self._sole is not None and self._sole.held)
+
+    def _alone(self, connection: Connection) -> None:
+        """Until the transaction ends, none of another process begins. With SQLite there is no other process."""
+        if self.shared:
+            database.one_at_a_time(connection, self._lock)
+
+    @cached_property
+    def _lock(self) -> int:
+        return database.lock_number(self.engine, "ledger")
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection for reading."""
+        with self._mended(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _mended(self) -> Iterator[None]:
+        if self.shared:
+            with database.mended():
+                yield
+            return
         try:
-            with self.engine.connect() as connection:
-                yield connection
+            yield
         except OperationalError as exc:
             raise Transient(f"ledger: {type(exc.orig).__name__}") from exc
 
@@ -152,7 +222,7 @@ def add(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
 def add_numbered(connection: Connection, table: Table, rows: Sequence[Row], number: str) -> list[int]:
     """Insert rows and return their numbers, in order.
 
-    Numbers are taken from the table's maximum inside the transaction: one writer a ledger, enforced by the caller.
+    Numbers are taken from the table's maximum inside the transaction: one writer at a time, see `Store.writing`.
     """
     if not rows:
         return []
@@ -310,6 +380,12 @@ def after(connection: Connection, table: Table, last: int, most: int, **equal: A
 def last_number(connection: Connection, table: Table) -> int:
     """The highest number in a numbered table, 0 if it is empty."""
     return int(connection.scalar(select(func.max(table.c.id))) or 0)
+
+
+def newest_policy_at(connection: Connection) -> int:
+    """When the policy that was published last was taken, in milliseconds; 0 if there is none."""
+    query = select(policies.c.at).order_by(policies.c.id.desc()).limit(1)
+    return int(connection.scalar(query) or 0)
 
 
 def count(connection: Connection, table: Table, **equal: Any) -> int:

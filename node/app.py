@@ -149,7 +149,7 @@ class Node:
                     group.create_task(sender.run())
                 group.create_task(Receiver(core, writer, state, metrics, refresher).run())
                 group.create_task(refresher.run())
-                group.create_task(Catchup(core, writer, state, metrics).run())
+                group.create_task(Catchup(core, writer, state, metrics, refresher).run())
                 group.create_task(watch_policy(core, writer, state, self._config.policy, self._approve))
                 group.create_task(Exchange(core, writer, state).run())
                 group.create_task(tidy(core, writer, state))
@@ -279,7 +279,7 @@ def _open_core(
     fingerprint_key = read_secret(config.keys / files.FINGERPRINT_KEY)
     trust = Trust.invited(invitation, now)
     with ExitStack() as stack:
-        store = Store.open(config.data)
+        store = Store.open(config.data, config.store)
         stack.callback(store.close)
         stack.enter_context(process.alone(config.data))
         _take_cached_region(trust, store, config.data / REGION_FILE)

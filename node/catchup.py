@@ -16,7 +16,7 @@ import structlog
 from msgspec import Struct
 
 from node.core import NodeCore
-from node.loops import PAUSE, REGION_EVERY, REQUEST_TIMEOUT, State, Writer
+from node.loops import PAUSE, REGION_EVERY, REQUEST_TIMEOUT, Refresher, State, Writer
 from node.metrics import Metrics
 from protocol import subjects
 from protocol.errors import ProtocolError, Transient
@@ -75,8 +75,9 @@ def read_answer(data: bytes, after: int) -> tuple[list[_Again], int]:
 class Catchup:
     """Asks the broker for notices, and has them taken in like messages."""
 
-    def __init__(self, core: NodeCore, writer: Writer, state: State, metrics: Metrics) -> None:
+    def __init__(self, core: NodeCore, writer: Writer, state: State, metrics: Metrics, refresh: Refresher) -> None:
         self._core = core
+        self._refresh = refresh
         self._writer = writer
         self._state = state
         self._metrics = metrics
@@ -98,7 +99,11 @@ class Catchup:
             messages, following = read_answer(data, after)
             if following == after:
                 return taken
-            opened = await asyncio.to_thread(self._core.open, messages, region_is_fresh=True)
+            opened = await asyncio.to_thread(self._core.open, messages)
+            if opened.again:
+                # Of a member that this node has not heard of yet: not to be called false before the region is known.
+                await self._refresh.once()
+                opened = await asyncio.to_thread(self._core.open, messages, region_is_fresh=True)
             work = await self._writer.run(self._core.take_notices, opened, following)
             self._metrics.count(work.counts)
             taken += len(messages)

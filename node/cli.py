@@ -294,7 +294,7 @@ def _alarms(args: argparse.Namespace) -> int:
         _clear(config, args.clear, args.by, args.token or os.environ.get(ENVIRONMENT, ""))
         print(f"alarm {args.clear} is cleared")
         return 0
-    with closing(open_reader(config.data)) as store, store.read() as reads:
+    with closing(open_reader(config.data, config.store)) as store, store.read() as reads:
         after, shown = 0, 0
         while rows := reads.alarms_page(after, _PAGE, cleared=args.all):
             for row in rows:
@@ -319,7 +319,7 @@ def _clear(config: Config, number: int, by: str, token: str) -> None:
             stack.enter_context(process.alone(config.data))
         except ConfigError:
             return _ask_to_clear(config, number, by, token)
-        store = stack.enter_context(closing(Store.open(config.data)))
+        store = stack.enter_context(closing(Store.open(config.data, config.store)))
         try:
             with store.write() as tx:
                 clear_alarm(tx, number, by, microseconds(datetime.now(UTC)))
@@ -355,7 +355,7 @@ def _check(place: Path, *, as_json: bool) -> int:
         if rows >= 10_000 and rows % 10_000 < 100:
             print(f"{what}: {rows}", file=sys.stderr)
 
-    with closing(open_reader(config.data)) as store:
+    with closing(open_reader(config.data, config.store)) as store:
         findings = check_node(store, config.member, _trust(config, store), datetime.now(UTC), progress)
         return tell(findings, print, as_json=as_json)
 
@@ -387,7 +387,7 @@ def _revoke(args: argparse.Namespace) -> int:
 
 
 def _own_keys(config: Config) -> list[str]:
-    with closing(open_reader(config.data)) as store:
+    with closing(open_reader(config.data, config.store)) as store:
         member = _trust(config, store).registry.members.get(config.member)
     return [record.kid for record in member.keys] + [record.kid for record in member.sealing_keys] if member else []
 
@@ -406,7 +406,7 @@ def _verify_membership(place: Path, out: Path | None) -> int:
     invitation = load_invitation(config.invitation)
     records = list(invitation.governance)
     if (config.data / "node.db").is_file():
-        with closing(open_reader(config.data)) as store, store.read() as reads:
+        with closing(open_reader(config.data, config.store)) as store, store.read() as reads:
             held = [row.record for row in reads.governance()]
         records = held + records[len(held) :]
     data = [text.encode("ascii", "replace") for text in records]

@@ -81,6 +81,8 @@ class _File(Settings, frozen=True, kw_only=True):
     jurisdiction: Jurisdiction
     name: Line
     data: Path = Path("data")
+    store: str | None = None
+    """SQLAlchemy URL; by default SQLite in the data directory."""
     keys: Path = Path("keys")
     policy: Path = Path("policy.toml")
     invitation: Path = Path("invitation.json")
@@ -110,6 +112,7 @@ class Config:
     log: Log = field(default_factory=Log)
     escalation: Escalation = field(default_factory=Escalation)
     webhook: Hook = field(default_factory=Hook)
+    store: str | None = None
 
 
 def load_config(path: Path) -> Config:
@@ -130,6 +133,7 @@ def load_config(path: Path) -> Config:
         log=file.log,
         escalation=file.escalation,
         webhook=file.webhook,
+        store=file.store,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET
@@ -22,14 +22,14 @@ from node.filing import Reply, Round
 from node.granting import granted_too_much
 from node.intake import Posting
 from node.opening import Bench, Message, Opened, open_messages
-from node.outbox import Outbox
+from node.outbox import Outbox, Outgoing, in_messages
 from node.receive import Clerk, TakenIn, write_confirmation
 from node.signing import Desk
-from node.store import Store, Tx, instant, microseconds
+from node.store import Reads, Store, Tx, instant, microseconds
 from node.trust import Trust, in_order
 from protocol import limits
 from protocol.envelope import Rand
-from protocol.errors import ConfigError, ProtocolError
+from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.governance import sign_record
 from protocol.jws import split_jws
 from protocol.keys import Signer
@@ -53,14 +53,6 @@ _published: Final = msgspec.json.Decoder(Published)
 def _policy_in(jws: str) -> Policy:
     """The policy in a document that was verified, or signed, before it was stored."""
     return _published.decode(split_jws(jws, POLICY_TYP).payload).policy
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A message for the broker, and the numbers of what is in it."""
-
-    numbers: tuple[int, ...]
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +113,22 @@ class NodeCore:
         )
         self.outbox = Outbox(rand)
         self.words = Outbox(rand)
+        self._term = 0
         self._recover()
 
     def _recover(self) -> None:
-        """After a start, everything that waits is due at once."""
+        """After a start, and after the database was away, everything that waits there is due at once."""
+        if (term := self.store.take_up()) == self._term:
+            return
         now = self._now()
+        self.outbox.clear()
+        self.words.clear()
         with self.store.read() as reads:
             for row in reads.waiting(tables.submissions):
                 self.outbox.add(row.id, instant(row.created_at), now, row.reports)
             for row in reads.waiting(tables.confirmations_out):
                 self.words.add(row.id, instant(row.created_at), now)
+        self._term = term
 
     # --- policies
 
@@ -295,10 +293,26 @@ class NodeCore:
     # --- sending
 
     def outgoing(self, most: int) -> list[Outgoing]:
-        """Submissions that are due, the bytes the same at each attempt. Say `tried` for each."""
+        """Submissions that are due, the bytes the same at each attempt. Say `tried` for each.
+
+        Raises:
+            Transient: the database is away.
+        """
+        self._recover()
         numbers = self.outbox.take(self._now(), most)
-        with self.store.read() as reads:
-            return [Outgoing((row.id,), row.message) for row in reads.submissions_by("id", numbers)] if numbers else []
+        rows = self._in_hand(self.outbox, numbers, lambda reads: reads.submissions_by("id", numbers))
+        return [Outgoing((row.id,), row.message) for row in rows]
+
+    def _in_hand(self, box: Outbox, numbers: Sequence[int], read: Callable[[Reads], list[Any]]) -> list[Any]:
+        """What was taken from an outbox, or it is given back."""
+        if not numbers:
+            return []
+        try:
+            with self.store.read() as reads:
+                return read(reads)
+        except Transient:
+            box.tried(numbers, self._now(), stored=False)
+            raise
 
     def tried(self, stored: Sequence[int], failed: Sequence[int]) -> None:
         """What became of the attempts."""
@@ -306,22 +320,15 @@ class NodeCore:
         self.outbox.tried(failed, self._now(), stored=False)
 
     def outgoing_words(self, most: int) -> list[Outgoing]:
-        """Confirmations that are due, in up to `most` messages."""
+        """Confirmations that are due, in up to `most` messages.
+
+        Raises:
+            Transient: the database is away.
+        """
+        self._recover()
         numbers = self.words.take(self._now(), most * limits.CONFIRMATIONS_PER_MESSAGE)
-        if not numbers:
-            return []
-        with self.store.read() as reads:
-            rows = reads.confirmations_by("id", numbers)
-        messages: list[Outgoing] = []
-        part: list[tuple[int, str]] = []
-        size = 0
-        for row in rows:
-            if part and (len(part) >= limits.CONFIRMATIONS_PER_MESSAGE or size + len(row.jws) > limits.SUBMISSION):
-                messages.append(_bundle(part))
-                part, size = [], 0
-            part.append((row.id, row.jws))
-            size += len(row.jws) + 3
-        return [*messages, _bundle(part)]
+        rows = self._in_hand(self.words, numbers, lambda reads: reads.confirmations_by("id", numbers))
+        return in_messages(rows)
 
     def tried_words(self, stored: Sequence[int], failed: Sequence[int]) -> None:
         """What became of the attempts."""
@@ -474,7 +481,3 @@ class NodeCore:
         """Drop what is only kept for a while."""
         with self.store.write() as tx:
             tx.forget_answers(microseconds(self._now() - IDEMPOTENCY_KEPT))
-
-
-def _bundle(part: Sequence[tuple[int, str]]) -> Outgoing:
-    return Outgoing(tuple(number for number, _ in part), msgspec.json.encode([jws for _, jws in part]))

@@ -55,7 +55,7 @@ def export(
         ConfigError: no such report is here, or this is no node's directory.
     """
     invitation = load_invitation(config.invitation)
-    store = open_reader(config.data)
+    store = open_reader(config.data, config.store)
     try:
         with store.read() as reads:
             gather = _Gather(reads, public=public)

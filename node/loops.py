@@ -20,11 +20,12 @@ import structlog
 from msgspec import Meta, Struct
 
 from node.answers import Accepted, Answer
-from node.core import NodeCore, Outgoing
+from node.core import NodeCore
 from node.filing import Reply
 from node.intake import Posting
 from node.metrics import Metrics
 from node.opening import Opened
+from node.outbox import Outgoing
 from node.trust import head_in
 from protocol import subjects
 from protocol.errors import ConfigError, ProtocolError, Transient
@@ -295,7 +296,12 @@ class Sender:
             if link is None or not link.connected:
                 await self._bell.wait(PAUSE)
                 continue
-            work = await self._writer.run(self._take, AT_ONCE)
+            try:
+                work = await self._writer.run(self._take, AT_ONCE)
+            except Transient as exc:
+                log.warning("node.not_sent", kind=self._kind.value, detail=str(exc)[:200])
+                await self._bell.wait(PAUSE)
+                continue
             if not work:
                 await self._bell.wait(await self._writer.run(self._next_due))
                 continue
@@ -458,6 +464,10 @@ async def watch_policy(
         except (ConfigError, OSError, UnicodeDecodeError) as exc:
             state.policy_fault = str(exc)
             log.error("node.policy_refused", detail=str(exc))
+            continue
+        except Transient as exc:
+            log.warning("node.policy_waits", detail=str(exc)[:200])
+            seen = (0, 0)
             continue
         state.policy_fault = ""
         state.ring_policy()

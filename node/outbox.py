@@ -9,11 +9,14 @@ it is due at once. Takes some 300 bytes for each thing that waits.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
+import msgspec
+
+from protocol import limits
 from protocol.envelope import Rand
 
 FAILED_WAIT: Final = timedelta(seconds=2)
@@ -55,6 +58,12 @@ class Outbox:
         self._waiting[number] = Waiting(since, weight, due=now)
         self.weight += weight
         heapq.heappush(self._heap, (now, number))
+
+    def clear(self) -> None:
+        """Nothing waits."""
+        self._waiting.clear()
+        self._heap.clear()
+        self.weight = 0
 
     def take(self, now: datetime, most: int) -> list[int]:
         """Up to `most` numbers that are due; each is in the caller's hand until `tried`."""
@@ -114,3 +123,29 @@ class Outbox:
     def oldest(self) -> datetime | None:
         """Since when the longest-waiting thing waits: things are added in the order of their age."""
         return next((found.since for found in self._waiting.values()), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message for the broker, and the numbers of what is in it."""
+
+    numbers: tuple[int, ...]
+    data: bytes
+
+
+def in_messages(rows: Sequence[Any]) -> list[Outgoing]:
+    """Confirmations (`id`, `jws`), as many in a message as it takes."""
+    messages: list[Outgoing] = []
+    part: list[tuple[int, str]] = []
+    size = 0
+    for row in rows:
+        if part and (len(part) >= limits.CONFIRMATIONS_PER_MESSAGE or size + len(row.jws) > limits.SUBMISSION):
+            messages.append(_bundle(part))
+            part, size = [], 0
+        part.append((row.id, row.jws))
+        size += len(row.jws) + 3
+    return [*messages, _bundle(part)] if part else messages
+
+
+def _bundle(part: Sequence[tuple[int, str]]) -> Outgoing:
+    return Outgoing(tuple(number for number, _ in part), msgspec.json.encode([jws for _, jws in part]))

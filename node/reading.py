@@ -13,24 +13,27 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import LargeBinary, Row, String, Table, func, select
+from sqlalchemy import LargeBinary, Row, String, Table, func, make_url, select
 from sqlalchemy.exc import DatabaseError
 
 from node.store import SCHEMA, Reads, Store
 from node.tables import metadata
-from protocol.errors import ConfigError
+from protocol import database
+from protocol.errors import ConfigError, Transient
 
 
-def open_reader(directory: Path) -> Store:
+def open_reader(directory: Path, url: str | None = None) -> Store:
     """The store of a node that may be running. ConfigError if it is not there, or is another program's."""
-    path = directory / "node.db"
-    if not path.is_file():
-        raise ConfigError(f"there is no database at {path}: the node never ran, or it is another directory")
-    store = Store(f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true", readonly=True)
+    place = make_url(url).render_as_string() if url else str(directory / "node.db")
+    if url is None:
+        if not (directory / "node.db").is_file():
+            raise ConfigError(f"there is no database at {place}: the node never ran, or it is another directory")
+        url = f"sqlite:///file:{quote(place)}?mode=ro&uri=true"
+    store = Store(url, readonly=True)
     with snapshot(store) as reads:
         found = reads.position("schema")
     if found != SCHEMA:
-        raise ConfigError(f"{path} has schema {found}, this program knows {SCHEMA}")
+        raise ConfigError(f"{place} has schema {found}, this program knows {SCHEMA}")
     return store
 
 
@@ -40,12 +43,18 @@ def snapshot(store: Store) -> Iterator[Looking]:
 
     Raises:
         ConfigError: the database is damaged so that it cannot be read.
+        Transient: it is away.
     """
     try:
-        with store.engine.connect() as connection, connection.begin():
-            yield Looking(connection)
+        with store.engine.connect() as connection:
+            if connection.dialect.name != "sqlite":
+                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            with connection.begin():
+                yield Looking(connection)
     except DatabaseError as exc:
-        raise ConfigError(f"the store cannot be read: {exc.orig}; restore it from a backup") from exc
+        if isinstance(known := database.family(exc), Transient):
+            raise known from exc
+        raise ConfigError(f"the store cannot be read: {database.said(exc)}; restore it from a backup") from exc
 
 
 class Looking(Reads):
@@ -80,12 +89,16 @@ class Looking(Reads):
         return int(self._db.execute(query.where(*(table.c[n] == v for n, v in equal.items()))).scalar_one())
 
     def damage(self) -> list[str]:
-        """What SQLite says of its own pages and indexes; empty if all is well."""
+        """What SQLite says of its own pages and indexes; empty if all is well, or if it is not SQLite."""
+        if self._db.dialect.name != "sqlite":
+            return []
         found = [str(row[0]) for row in self._db.exec_driver_sql("PRAGMA integrity_check(20)")]
         return [] if found == ["ok"] else found
 
     def mistyped(self) -> list[str]:
         """Columns in which SQLite holds a value of another type than was ever written there."""
+        if self._db.dialect.name != "sqlite":
+            return []
         return [
             f"{table.name}.{column.name} holds {kind}"
             for table in metadata.sorted_tables

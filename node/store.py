@@ -1,11 +1,14 @@
 """What a node holds on disk; with `due.py`, the only file of the node that speaks SQL.
 
-Guarantees: `write` is one transaction, on disk when it returns (SQLite WAL, synchronous=FULL) or not there at all;
-events get gapless-by-order numbers and are announced only after the commit, in their order. Refuses: a database of a
-newer schema (ConfigError). A full or busy disk is `Transient`: nothing was committed, try again. What was erased is
-overwritten in the file, and after `scrub` it is not in the write-ahead log either.
+Guarantees: `write` is one transaction, on disk when it returns (SQLite WAL, synchronous=FULL; or PostgreSQL by URL) or
+not there at all; events get gapless-by-order numbers and are announced only after the commit, in their order. Refuses:
+a database of a newer schema, or of a node that runs (ConfigError). A full or busy disk, and a database server that is
+away, are `Transient`: nothing was committed, try again. What was erased is overwritten in a file, and after `scrub` it
+is not in the write-ahead log either.
 
-One thread writes (the caller sees to that), so row numbers come from counters in memory; reads may run beside it.
+One thread of one process writes, so row numbers come from counters in memory; reads may run beside it. On PostgreSQL
+all writing goes through the one session that holds the node's lock. A commit whose answer is lost with the session may
+have happened: before anything else is written the numbers are read again, and `term` tells others to read again too.
 Times are microseconds since 1970. The tables stand in `tables.py`.
 """
 
@@ -34,7 +37,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.exc import OperationalError
 
 from node.due import Due, Over
 from node.due import any_of as _in
@@ -57,6 +59,7 @@ from node.tables import (
     statements,
     submissions,
 )
+from protocol import database
 from protocol.errors import ConfigError, Transient
 
 SCHEMA: Final = 2
@@ -64,7 +67,9 @@ _LONG_WAIT: Final = 5_000
 _SHORT_WAIT: Final = 100
 """Milliseconds."""
 _CONTENT: Final = frozenset({"filing", "disclosures", "held_back"})
-_PASSING: Final = {"SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR"}
+
+_MOST_MISSED: Final = 100_000
+"""Above what one transaction appends to the feed."""
 
 _NUMBERED: Final = (
     (submissions, "id"),
@@ -239,6 +244,10 @@ class Reads(Due):
         """The governance records, in order."""
         return list(self._db.execute(select(governance).order_by(governance.c.number)))
 
+    def numbers(self) -> dict[str, int]:
+        """The highest number of each numbered table."""
+        return _numbers(self._db)
+
     def position(self, name: str) -> int:
         """A number kept by name, 0 if there is none yet."""
         found = self._db.execute(select(meta.c.value).where(meta.c.name == name)).scalar()
@@ -312,8 +321,12 @@ class Store:
 
     def __init__(self, url: str, *, readonly: bool = False) -> None:
         # Parameters hold report content, and errors end up in logs.
-        self._engine = create_engine(url, hide_parameters=True, pool_size=4, max_overflow=4)
-        if self._engine.dialect.name == "sqlite":
+        sizes = {"pool_size": 4, "max_overflow": 4}
+        self._sole: database.Sole | None = None
+        if database.is_postgresql(url):
+            self._engine = database.connect(url, reader=readonly, **sizes)
+        else:
+            self._engine = create_engine(url, hide_parameters=True, **sizes)
             event.listen(self._engine, "connect", _set_up_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
         self.on_events: Callable[[Sequence[Event]], None] = _ignore
@@ -321,39 +334,64 @@ class Store:
         self.unscrubbed = True
         """Whether something was erased since `scrub`; a process that was killed may have left that open."""
         self._last: dict[str, int] = {}
+        self.term = 1
+        """Changes when the database was away: what was remembered of it may be old."""
         if readonly:
             return
+        if not database.is_postgresql(url):
+            self._make_tables()
+            return
+        with database.mended(), database.making(self._engine):
+            self._sole = database.Sole(self._engine, "node")
+            self._sole.wait(f"another node uses the database {self._engine.url.render_as_string()}: stop it first")
+            self._make_tables()
+
+    def _make_tables(self) -> None:
         with self._engine.begin() as connection:
             meta.create(connection, checkfirst=True)
             _check_schema(connection)
             metadata.create_all(connection)
-            self._last = {
-                table.name: int(connection.execute(select(func.max(table.c[key]))).scalar() or 0)
-                for table, key in _NUMBERED
-            }
+            self._last = _numbers(connection)
 
     @classmethod
-    def open(cls, directory: Path) -> Store:
-        """The store in a data directory, which is made if need be."""
+    def open(cls, directory: Path, url: str | None = None) -> Store:
+        """The store in a data directory, which is made if need be, or at a URL. ConfigError if it cannot be used."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return cls(f"sqlite:///{directory / 'node.db'}")
+        return cls(url or f"sqlite:///{directory / 'node.db'}")
+
+    def take_up(self) -> int:
+        """Have the database, and know what is in it; returns the `term`.
+
+        Raises:
+            Transient: it is away.
+        """
+        if self._sole is None:
+            return self.term
+        term = self._sole.take()
+        if not term:
+            raise Transient("database: another node uses it")
+        if term != self.term:
+            with self.read() as reads:
+                before, self._last = self.last_event, reads.numbers()
+                found = reads.events_after(before, _MOST_MISSED)
+            self.term = term
+            if found:
+                self.on_events(found)
+        return term
 
     @contextmanager
     def write(self) -> Iterator[Tx]:
         """One transaction, committed on leaving unless an exception leaves first.
 
         Raises:
-            Transient: the disk is full or busy; nothing was committed.
+            Transient: the disk is full or busy, or the database is away; nothing was committed, or see above.
         """
-        try:
-            with self._engine.begin() as connection:
-                tx = Tx(connection, dict(self._last))
-                yield tx
-                tx.flush()
-        except OperationalError as exc:
-            if _is_passing(exc):
-                raise Transient("the disk takes no more for now") from exc
-            raise
+        self.take_up()
+        begin = self._engine.begin if self._sole is None else self._sole.begin
+        with database.mended(), begin() as connection:
+            tx = Tx(connection, dict(self._last))
+            yield tx
+            tx.flush()
         self._last = tx.last
         self.unscrubbed |= tx.erased
         if tx.events:
@@ -361,13 +399,27 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Reads]:
-        """Queries that see one state of the database."""
-        with self._engine.connect() as connection, connection.begin():
-            yield Reads(connection)
+        """Queries that see one state of the database.
+
+        Raises:
+            Transient: it is away.
+        """
+        with database.mended(), self._engine.connect() as connection:
+            if self._engine.dialect.name != "sqlite":
+                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            with connection.begin():
+                yield Reads(connection)
 
     def scrub(self) -> bool:
-        """Take what was erased out of the write-ahead log; False if a reader is in the way: call again."""
+        """Take what was erased out of the write-ahead log; False if a reader is in the way: call again.
+
+        Of PostgreSQL's tables, so that its place is used again.
+
+        Raises:
+            Transient: the database is away.
+        """
         if self._engine.dialect.name != "sqlite":
+            database.vacuum(self._engine, inbox, submissions)
             self.unscrubbed = False
             return True
         # Not through a transaction, in which there is no checkpoint; and the writer must not wait long for readers.
@@ -396,6 +448,8 @@ class Store:
 
     def close(self) -> None:
         """Close all connections. May be called again."""
+        if self._sole is not None:
+            self._sole.leave()
         self._engine.dispose()
 
 
@@ -425,9 +479,11 @@ def _check_schema(connection: Connection) -> None:
         raise ConfigError(f"the database has schema {found}, this program knows {SCHEMA}: install the newer version")
 
 
-def _is_passing(exc: OperationalError) -> bool:
-    name = str(getattr(exc.orig, "sqlite_errorname", ""))
-    return any(name.startswith(passing) for passing in _PASSING)
+def _numbers(connection: Connection) -> dict[str, int]:
+    """The highest number of each table whose numbers are counted in memory."""
+    return {
+        table.name: int(connection.execute(select(func.max(table.c[key]))).scalar() or 0) for table, key in _NUMBERED
+    }
 
 
 def rows_by(rows: Iterable[Row[Any]], column: str) -> dict[Any, Row[Any]]:

@@ -43,7 +43,7 @@ async def hide(core: NodeCore, writer: Writer, state: State) -> None:
     """Hide all that has expired by now.
 
     Raises:
-        Transient: the disk is full.
+        Transient: the disk is full, or the database is away.
     """
     while hidden := await writer.run(core.expire):
         state.said.ring()
@@ -73,7 +73,11 @@ async def remind(core: NodeCore, state: State, every: float = REMIND_EVERY) -> N
     """Say at the start and now and then that alarms are open, until a person has cleared them."""
     bell = state.bell()
     while not state.stopping:
-        reasons = await asyncio.to_thread(core.open_alarms)
+        try:
+            reasons = await asyncio.to_thread(core.open_alarms)
+        except Transient:
+            await bell.wait(min(every, PAUSE))
+            continue
         if reasons:
             log.warning("node.alarm_open", number=sum(reasons.values()), reasons=reasons)
         await bell.wait(every)

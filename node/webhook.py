@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 import msgspec
@@ -34,6 +34,7 @@ from protocol.errors import ConfigError, Transient
 from protocol.keys import read_secret
 
 log = structlog.get_logger()
+T = TypeVar("T")
 TIMEOUT: Final = 10.0
 FIRST_PAUSE: Final = 5.0
 LONGEST_PAUSE: Final = 3_600.0
@@ -125,7 +126,7 @@ class Webhook:
             saved = seen = await self._begin()
             while True:
                 last = self._store.last_event
-                events = await asyncio.to_thread(self._after, seen)
+                events = await self._patiently(self._after, seen)
                 for event in events:
                     await self._deliver(http, event)
                     saved = seen = event.seq
@@ -140,13 +141,24 @@ class Webhook:
 
     async def _begin(self) -> int:
         """The last event that was dealt with. The first time, and in a database older than the position, the newest."""
-        with self._store.read() as reads:
-            following = reads.position(POSITION)
+        following = await self._patiently(self._position)
         last = self._store.last_event
         if 0 < following <= last + 1:
             return following - 1
         await self._save(last)
         return last
+
+    async def _patiently(self, read: Callable[..., T], *args: Any) -> T:
+        """Read, however long the database is away."""
+        while True:
+            try:
+                return await asyncio.to_thread(read, *args)
+            except Transient:
+                await asyncio.sleep(PAUSE)
+
+    def _position(self) -> int:
+        with self._store.read() as reads:
+            return reads.position(POSITION)
 
     def _after(self, seq: int) -> list[Event]:
         with self._store.read() as reads:

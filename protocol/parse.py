@@ -40,7 +40,8 @@ def _classify(text: str) -> Reason:
 def _named(text: str) -> str:
     """The field in backquotes, for paths: msgspec reports the object that misses or does not know it."""
     match = re.search(r"field `([^`]+)`", text)
-    return f".{match.group(1)[:_NAME]}" if match else ""
+    # A NUL is a character that not every database can hold, and paths are kept.
+    return f".{match.group(1)[:_NAME]}".replace("\0", "\ufffd") if match else ""
 
 
 def refusal(exc: Exception, at: str = "$") -> ProtocolError:

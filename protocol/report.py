@@ -252,7 +252,7 @@ class Header(_Said, frozen=True, kw_only=True):
     revision: Annotated[int, Meta(ge=1, le=100_000)]
     origin: Origin
     issued_at: Instant
-    fingerprint: Annotated[str, Meta(min_length=16, max_length=64)]
+    fingerprint: Annotated[str, Meta(pattern=r"^[!-~]{16,64}$(?!\n)")]
     supersedes: Digest | UnsetType = UNSET
     sealed: Digest | UnsetType = UNSET
     """The box (`sealing`) that holds this report's body; set by the origin's node, never by a filer."""

@@ -107,7 +107,7 @@ class Policy(_Doc, frozen=True, kw_only=True, rename={"import_": "import"}):
     """A jurisdiction's sharing policy as written: versioned, with the time from which it holds."""
 
     jurisdiction: Jurisdiction
-    version: Annotated[int, Meta(ge=1)]
+    version: Annotated[int, Meta(ge=1, lt=2**31)]
     effective_from: Annotated[datetime, Meta(tz=True)]
     effective_until: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
     description: Annotated[str, Meta(max_length=2_000)] = ""

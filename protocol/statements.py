@@ -44,7 +44,7 @@ class _Statement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
 class Refusal(_Statement, frozen=True, kw_only=True):
     """Why something was refused: the code, the field, one sentence."""
 
-    reason: str
+    reason: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,64}$(?!\n)")]
     path: str = "$"
     detail: str = ""
 

@@ -1,4 +1,4 @@
-"""A whole region in one process: real node cores, a real broker core, real SQLite files, and a bus that misbehaves.
+"""A whole region in one process: real node cores, a real broker core, real databases, and a bus that misbehaves.
 
 The simulator drives what `node/loops` and `broker/app` drive, but decides itself when a message is lost, delayed,
 repeated or reordered, when a process is killed between any two steps, and when the bus loses everything that it holds.
@@ -49,6 +49,7 @@ from protocol.policy import Policy, PolicyBook
 from protocol.registry import Member, Region, Registry
 from protocol.sealing import SealingKey
 from protocol.subjects import Kind
+from tests import databases
 from tests.governing import genesis, grow, sign_region
 
 START = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
@@ -204,7 +205,7 @@ class Federation:
 
     def start_broker(self) -> None:
         """Open the ledger as a started process does."""
-        self.ledger = broker_store.Store(broker_store.open_engine(f"sqlite:///{self.directory / 'ledger.db'}"))
+        self.ledger = broker_store.Store(broker_store.open_engine(databases.url_of(self.directory / "ledger.db")))
         self.broker = Ingest(self.ledger, self.broker_key, lambda: self.state, self.rng.randbytes)
         self.redelivery = Redelivery(self.ledger, self.broker_key, lambda: self.state, 10_000)
         self.record_chain()
@@ -216,7 +217,7 @@ class Federation:
         self.nodes[name] = NodeCore(
             member=name,
             jurisdiction=name,
-            store=NodeStore.open(self.directory / name),
+            store=NodeStore.open(self.directory / name, databases.node_url(self.directory / name)),
             signer=self.keys[name],
             fingerprint_key=self.fingerprints[name],
             trust=Trust.invited(self.invitation(name), self.clock),

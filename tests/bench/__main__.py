@@ -1,4 +1,4 @@
-"""Runs the benchmarks: `python -m tests.bench [a] [b] [c] [d] [l] [p] [s] [--reports N]`. Prints, judges nothing."""
+"""Runs the benchmarks: `python -m tests.bench [a] [b] [c] [d] [g] [l] [p] [s] [--reports N]`. Prints, never judges."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from protocol import subjects
 from protocol.bus import NatsBus
 from protocol.invitation import load_invitation
 from protocol.keys import SigningKey
+from tests import postgresql
 from tests.bench import limits, log, policy, sealing
 from tests.bench.load import filing, submissions
 from tests.bench.region import Place, cpu_seconds, memory_mb
@@ -51,20 +52,30 @@ async def get(session: aiohttp.ClientSession, place: Place, name: str, path: str
 
 
 async def sent_reports(session: aiohttp.ClientSession, place: Place) -> int:
-    """How many delivery messages the broker has stored in inboxes."""
-    async with session.get(place.url("broker") + "/metrics") as answer:
-        text = await answer.text()
-    wanted = 'kentongan_broker_messages_sent_total{kind="delivery"}'
-    return next((int(float(line.split()[-1])) for line in text.splitlines() if line.startswith(wanted)), 0)
+    """How many delivery messages the brokers have stored in inboxes."""
+    wanted, found = 'kentongan_broker_messages_sent_total{kind="delivery"}', 0
+    for name in place.brokers:
+        async with session.get(place.url(name) + "/metrics") as answer:
+            text = await answer.text()
+        found += next((int(float(line.split()[-1])) for line in text.splitlines() if line.startswith(wanted)), 0)
+    return found
 
 
-async def bench_a(reports: int, per_message: int) -> None:
-    """Reports/s from signed submissions on the bus to committed receipts and deliveries stored in ten inboxes."""
+async def bench_a(reports: int, per_message: int, ledger: str = "", brokers: int = 1) -> None:
+    """Reports/s from signed submissions on the bus to committed receipts and deliveries stored in ten inboxes.
+
+    Args:
+        ledger: the URL of a database; SQLite if none.
+        brokers: how many processes share it.
+    """
     async with region("m0", *RECIPIENTS) as place, aiohttp.ClientSession() as session:
         key = SigningKey.load(place.directory / "m0" / "keys" / "signing.pem")
         messages = submissions("m0", key, reports, per_message)
-        await place.start("broker", core=0)
-        broker = place.processes["broker"].pid
+        if ledger:
+            place.share(ledger, brokers)
+        for name in place.brokers:
+            await place.start(name, core=0 if brokers == 1 else None)
+        pids = [place.processes[name].pid for name in place.brokers]
         bus = await NatsBus.connect(
             load_invitation(place.directory / "m0" / "invitation.json").url,
             creds=place.directory / "m0" / "keys" / "nats.creds",
@@ -73,7 +84,7 @@ async def bench_a(reports: int, per_message: int) -> None:
             consumer=subjects.NODE_CONSUMER,
             publish_timeout=60.0,
         )
-        cpu, began = cpu_seconds(broker), time.perf_counter()
+        cpu, began = sum(map(cpu_seconds, pids)), time.perf_counter()
         gate = asyncio.Semaphore(64)
 
         async def publish(message: bytes) -> None:
@@ -92,12 +103,14 @@ async def bench_a(reports: int, per_message: int) -> None:
                 last, steady = now, time.perf_counter()
             await asyncio.sleep(0.05)
         delivered = steady - began
-        used = cpu_seconds(broker) - cpu
+        used = sum(map(cpu_seconds, pids)) - cpu
         await bus.close()
         size = sum(map(len, messages)) / reports
-        show(f"(a) {per_message} a submission: committed, 10 recipients", f"{reports / committed:,.0f} reports/s")
+        where = f"(g) {brokers} on PostgreSQL" if ledger else "(a)"
+        show(f"{where} {per_message} a submission: committed, 10 recipients", f"{reports / committed:,.0f} reports/s")
         show("    ... and stored in all ten inboxes", f"{reports / delivered:,.0f} reports/s")
-        show("    broker's processor time a report (pinned to one core)", f"{used / reports * 1e6:,.0f} us")
+        pinned = " (pinned to one core)" if brokers == 1 else ""
+        show(f"    brokers' processor time a report{pinned}", f"{used / reports * 1e6:,.0f} us")
         show("    signed bytes a report; published at", f"{size:,.0f}; {reports / published:,.0f} reports/s")
 
 
@@ -172,6 +185,17 @@ async def bench_c(posts: int) -> None:
             show("    NOT ARRIVED within 30 s", str(len(sent) - len(took)))
 
 
+def bench_g(reports: int) -> None:
+    """Part a with the ledger on PostgreSQL: one broker, and two; beside SQLite in the same run."""
+    with postgresql.server() as server:
+        if server is None:
+            show("(g) ledger on PostgreSQL", postgresql.MISSING)
+            return
+        asyncio.run(bench_a(reports, 64))
+        for brokers in (1, 2):
+            asyncio.run(bench_a(reports, 64, server.create(), brokers))
+
+
 def _percentiles(seconds: list[float]) -> str:
     return f"{median(seconds) * 1000:.1f} / {quantiles(seconds, n=100)[98] * 1000:.1f} ms"
 
@@ -225,6 +249,8 @@ def main() -> None:
         asyncio.run(bench_c(200))
     if "d" in args.parts:
         asyncio.run(bench_d(args.reports))
+    if "g" in args.parts:
+        bench_g(12_800)
     if "l" in args.parts or "log" in args.parts:
         for name, figure in log.measure():
             show(f"(l) {name}", figure)

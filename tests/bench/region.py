@@ -62,6 +62,7 @@ class Place:
     ports: dict[str, int] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)
     processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
+    brokers: list[str] = field(default_factory=lambda: ["broker"])
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name]}"
@@ -89,9 +90,26 @@ class Place:
             with contextlib.redirect_stdout(io.StringIO()):
                 cli.main(["node", "join", str(node), str(invitation)], log=False)
 
+    def share(self, ledger: str, brokers: int) -> None:
+        """Have the ledger in a database, and so many brokers on it; the first has the bus."""
+        home = self.directory / "broker"
+        text = (home / "broker.toml").read_text()
+        head, _, bus = text.partition("[nats]")
+        head = f'ledger = "{ledger}"\n{head}'
+        (home / "broker.toml").write_text(f"{head}[nats]{bus}")
+        external = f'[nats]\nmode = "external"\nurl = "nats://127.0.0.1:{self.ports["nats"]}"\n'
+        for number in range(2, brokers + 1):
+            name = f"broker{number}"
+            self.ports[name] = free_port()
+            self.brokers.append(name)
+            other = head.replace('data = "data" ', f'data = "data{number}" ')
+            other = other.replace(f"port = {self.ports['broker']}\n", f"port = {self.ports[name]}\n")
+            (home / f"{name}.toml").write_text(f'{other}{external}creds = "data/nats/broker.creds"\n')
+
     async def start(self, name: str, core: int | None = None) -> None:
         """Start the broker or a node, on one core if asked, and wait until it is ready."""
-        kind = "broker" if name == "broker" else "node"
+        kind = "broker" if name in self.brokers else "node"
+        place = self.directory / name if name not in self.brokers[1:] else self.directory / "broker" / f"{name}.toml"
         log = (self.directory / f"{name}.log").open("ab")
         self.processes[name] = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -99,7 +117,7 @@ class Place:
             "deploy.cli",
             kind,
             "run",
-            str(self.directory / name),
+            str(place),
             stdout=log,
             stderr=log,
             start_new_session=True,

@@ -1,4 +1,4 @@
-"""A broker core on a real SQLite file, for tests that look at one decision at a time."""
+"""A broker core on a real database, for tests that look at one decision at a time."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from protocol.statements import (
     sign_statement,
 )
 from protocol.subjects import Kind
+from tests import databases
 from tests.federation import open_policy
 from tests.protocol import make
 
@@ -59,7 +60,7 @@ class Hub:
         self.members = list(self.members) or [*(make.member(name) for name in names), coordinator]
         for name in (*names, COORDINATOR):
             self.policies.setdefault(name, open_policy(name))
-        self.store = store.Store(store.open_engine(f"sqlite:///{self.directory / 'ledger.db'}"))
+        self.store = store.Store(store.open_engine(databases.url_of(self.directory / "ledger.db")))
         self.load()
         self.core = Ingest(self.store, make.key_of(BROKER), lambda: self.state, random.Random(1).randbytes)
         self.redelivery = Redelivery(self.store, make.key_of(BROKER), lambda: self.state, 10_000)

@@ -97,6 +97,7 @@ def _decoded(hub: Hub) -> bytes:
     )
 
 
+@pytest.mark.usefixtures("each_database")
 def test_what_was_withdrawn_is_not_delivered_any_more(hub: Hub) -> None:
     """A recipient that was away the whole time gets the withdrawal alone; the origin reads why."""
     hub.submit(report(text="CANARY"))
@@ -121,6 +122,7 @@ def test_an_earlier_revision_after_its_withdrawal_goes_to_nobody(hub: Hub) -> No
     assert "CANARY-late" not in _decoded(hub).decode("utf-8", "replace")
 
 
+@pytest.mark.usefixtures("each_database")
 def test_expiry_needs_no_message(hub: Hub) -> None:
     """At its time the content is gone, what waits is stopped, and who had it is left to its own clock."""
     hub.submit(report(text="CANARY-short", handling=Handling(expires_at=SOON)), report(2, text="CANARY-long"))
@@ -152,6 +154,7 @@ def test_a_withdrawal_never_expires(hub: Hub) -> None:
     ]
 
 
+@pytest.mark.usefixtures("each_database")
 def test_what_is_erased_links_nothing_any_more(hub: Hub) -> None:
     """Its identifiers leave the index."""
     hub.submit(report(body=body_from(FULL)))

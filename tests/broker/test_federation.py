@@ -20,6 +20,18 @@ ALL = {"id": {"jp", "sg"}, "jp": {"id", "sg"}, "sg": {"id", "jp"}}
 @pytest.mark.parametrize("seed", range(12))
 def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path, seed: int) -> None:
     """Whatever the bus and kill -9 do, every accepted report ends in every granted inbox exactly once."""
+    keep_the_promises(tmp_path, seed)
+
+
+@pytest.mark.usefixtures("on_postgresql")
+@pytest.mark.parametrize("seed", range(2))
+def test_nothing_is_lost_and_nothing_comes_twice_on_postgresql(tmp_path: Path, seed: int) -> None:
+    """Nor on another database."""
+    keep_the_promises(tmp_path, seed)
+
+
+def keep_the_promises(tmp_path: Path, seed: int) -> None:
+    """A bad bus, kills, and what must be true after all of it."""
     world = Federation(
         tmp_path, ["id", "jp", "sg"], seed=seed, faults=Faults(lose=0.2, repeat=0.2, reorder=0.3, kill=0.05, wipe=0.03)
     )
@@ -40,6 +52,7 @@ def test_nothing_is_lost_and_nothing_comes_twice(tmp_path: Path, seed: int) -> N
 
 
 @pytest.mark.parametrize("seed", range(2))
+@pytest.mark.usefixtures("each_database")
 def test_every_step_leaves_stores_that_hold_together(tmp_path: Path, seed: int) -> None:
     """After each turn of a bad bus with kills, not only once all is quiet, both checks find nothing."""
     faults = Faults(lose=0.2, repeat=0.2, reorder=0.3, kill=0.1, wipe=0.05)
@@ -55,6 +68,7 @@ def test_every_step_leaves_stores_that_hold_together(tmp_path: Path, seed: int) 
     world.settle()
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_wiped_bus_loses_nothing(tmp_path: Path) -> None:
     """Deleting everything that the bus holds, at a moment when it holds submissions and deliveries, loses nothing."""
     world = Federation(tmp_path, ["id", "jp", "sg"])
@@ -106,6 +120,7 @@ def test_a_suspended_member_gets_nothing_of_what_is_queued(tmp_path: Path) -> No
     world.check({"id": {"jp", "sg"}, "jp": set(), "sg": set()})
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_tightened_policy_stops_what_is_queued(tmp_path: Path) -> None:
     """What was granted when it was decided and is denied now is not delivered any more, and the ledger says why."""
     world = Federation(tmp_path, ["id", "jp"])
@@ -191,6 +206,7 @@ def _decoded(sd_jwt: str) -> str:
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.usefixtures("each_database")
 def test_a_withdrawal_reaches_everyone_who_has_it_and_erases_it(tmp_path: Path, seed: int) -> None:
     """Over a bad bus, with a recipient whom today's policy would not give it: header only, content gone, confirmed."""
     world = Federation(

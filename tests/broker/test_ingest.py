@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker.ingest import Incoming
+from broker.ingest import PULL, Incoming, how_many, in_batches
 from broker.outgoing import Outgoing
 from protocol import limits
 from protocol.registry import Member
@@ -19,6 +20,8 @@ from protocol.subjects import Kind
 from tests.broker.make import COORDINATOR, Hub
 from tests.federation import open_policy
 from tests.protocol import make
+
+pytestmark = pytest.mark.usefixtures("each_database")
 
 ALL_BUT_ORIGIN = {"sg-cert", "my-cert", "ph-cert"}
 EVERYTHING: dict[str, Any] = {"id": "all", "effect": "allow", "because": "x", "to": ["*"], "disclose": ["*"]}
@@ -409,3 +412,17 @@ def test_no_member_has_the_brokers_name() -> None:
     """A member called `broker` could sign as one."""
     with pytest.raises(Exception, match="reserved"):
         make.registry(Member(id="broker", jurisdiction="xx", name="x"))
+
+
+@dataclass
+class Sized:
+    data: bytes
+
+
+def test_a_process_takes_no_more_than_it_can_decide_soon() -> None:
+    """Small messages by the hundred, large ones a few at a time: the others are for other processes."""
+    assert how_many([]) == PULL
+    assert how_many([Sized(b"x" * 6_000)] * 128) == PULL
+    assert how_many([Sized(b"x" * 400_000)] * 128) == 7
+    assert how_many([Sized(b"x" * 9_000_000)]) == 1
+    assert [len(batch) for batch in in_batches([Sized(b"x" * 400_000)] * 7)] == [3, 3, 1]

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 from broker import log as log_module
 from broker import logstore, store, tables
@@ -36,10 +36,13 @@ from protocol.reasons import Reason
 from protocol.registry import Member
 from protocol.statements import BROKER
 from protocol.tiles import TilePath, TileReader, leaf_hashes, split_bundle, tiles_of
+from tests import databases
 from tests.broker.make import Hub
 from tests.broker.test_ingest import report
 from tests.protocol import make
 from tests.protocol.make import NOW, refused
+
+pytestmark = pytest.mark.usefixtures("each_database")
 
 NAMES = ("id-cert", "sg-cert", "my-cert", "ph-cert")
 SECOND = timedelta(seconds=1)
@@ -63,7 +66,8 @@ class Place:
     """A log on a real ledger, whose submissions the test enters itself."""
 
     def __init__(self, directory: Path, **region: Any) -> None:
-        self.url = f"sqlite:///{directory / 'ledger.db'}"
+        self.url = databases.url_of(directory / "ledger.db")
+        self.store: Store | None = None
         self.now = NOW
         self.key = make.key_of(BROKER)
         self.change(**region)
@@ -75,7 +79,9 @@ class Place:
         self.state = RegionState(make.registry(*members, **region), PolicyBook([]))
 
     def start(self) -> None:
-        """The process begins."""
+        """The process begins; if there was one before, that was killed."""
+        if self.store is not None:
+            self.store.close()
         self.store = Store(store.open_engine(self.url))
         self.log = Log(self.store, self.key, self.key.public, lambda: self.state)
         self.log.load(self.now)
@@ -241,25 +247,33 @@ def dying(monkeypatch: pytest.MonkeyPatch, place: Place, point: str) -> Iterator
     def die(*_: Any) -> Any:
         raise Killed
 
-    writing = place.store.writing
+    doors = {name: getattr(place.store, name) for name in ("writing", "leading")}
 
-    @contextmanager
-    def uncommitted() -> Iterator[Connection]:
-        with writing() as connection:
-            yield connection
+    def uncommitted(name: str) -> Any:
+        @contextmanager
+        def door() -> Iterator[Connection]:
+            with doors[name]() as connection:
+                yield connection
+                raise Killed
+
+        return door
+
+    def committed(name: str) -> Any:
+        @contextmanager
+        def door() -> Iterator[Connection]:
+            with doors[name]() as connection:
+                yield connection
             raise Killed
 
-    @contextmanager
-    def committed() -> Iterator[Connection]:
-        with writing() as connection:
-            yield connection
-        raise Killed
+        return door
 
     with monkeypatch.context() as patch:
         if point == "before commit":
-            patch.setattr(place.store, "writing", uncommitted)
+            for name in doors:
+                patch.setattr(place.store, name, uncommitted(name))
         elif point == "after commit":
-            patch.setattr(place.store, "writing", committed)
+            for name in doors:
+                patch.setattr(place.store, name, committed(name))
         elif point == "signing":
             patch.setattr(log_module, "sign_checkpoint", die)
         elif point == "reading":
@@ -351,16 +365,16 @@ def test_lost_tables_are_made_again(place: Place, published: bool) -> None:
         "DELETE FROM log_tiles WHERE level = 0 AND number = 2",
         "DELETE FROM checkpoints",
         "UPDATE checkpoints SET size = size - 1",
-        "UPDATE checkpoints SET root = zeroblob(32)",
+        "UPDATE checkpoints SET root = :zeros",
         "UPDATE log_tiles SET data = substr(data, 1, 32) WHERE level = 0 AND number = 2",
-        "UPDATE log_tiles SET data = zeroblob(64) WHERE level = 1",
+        "UPDATE log_tiles SET data = :zeros WHERE level = 1",
     ],
 )
 def test_a_damaged_log_is_not_continued(place: Place, damage: str) -> None:
     """The operator is told what to do."""
     place.grow(700)
     with place.store.writing() as connection:
-        connection.execute(text(damage))
+        connection.execute(text(damage), {"zeros": bytes(64 if "tiles" in damage else 32)} if ":" in damage else {})
     with pytest.raises(ConfigError, match="log_tiles, checkpoints and cosignatures"):
         place.start()
 
@@ -402,8 +416,7 @@ def test_a_ledger_from_before_the_log_is_refused(place: Place) -> None:
             connection.execute(text(f"DROP TABLE {table}"))
     with pytest.raises(ConfigError, match="start a new region"):
         store.open_engine(place.url)
-    found = {row.name for row in place.store.engine.connect().execute(text("SELECT name FROM sqlite_master"))}
-    assert "log_tiles" not in found, "and is left as it was"
+    assert not inspect(place.store.engine).has_table("log_tiles"), "and is left as it was"
 
 
 # --- witnesses --------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from tests.broker.make import Hub
 from tests.federation import open_policy
 from tests.protocol import make
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 
 def version(number: int, days: int = 1, **given: Any) -> Policy:
     starts = (make.NOW + timedelta(days=days)).isoformat()

@@ -38,6 +38,7 @@ def lasting(core: NodeCore, *, cleared: bool = False) -> list[dict[str, Any]]:
     return [{**line, "facts": json.loads(bytes(line["facts"]))} for line in page["alarms"]]
 
 
+@pytest.mark.usefixtures("each_database")
 def test_equal_alarms_are_one_that_counts(core: NodeCore, clock: Clock) -> None:
     """Each is an event; the open one says since when and how often."""
     core.receive([NONSENSE])
@@ -87,6 +88,7 @@ def test_a_flood_of_ever_new_alarms_is_bounded(core: NodeCore) -> None:
     ]
 
 
+@pytest.mark.usefixtures("each_database")
 def test_no_words_of_a_peer_are_kept(core: NodeCore) -> None:
     """A field's name can be anything that a forger likes; and texts are cut."""
     core.receive([Msg(Kind.CONFIRMED, json.dumps({CANARY: 1}).encode())])
@@ -99,6 +101,7 @@ def test_no_words_of_a_peer_are_kept(core: NodeCore) -> None:
     assert lasting(core)[-1]["about"] == "?[2J"
 
 
+@pytest.mark.usefixtures("each_database")
 def test_clearing_is_a_persons_and_once(core: NodeCore, clock: Clock) -> None:
     """Who and when; a second time changes nothing; the same fault later is a new alarm."""
     core.receive([NONSENSE])
@@ -126,6 +129,7 @@ async def scrape(node: Any) -> str:
         return text
 
 
+@pytest.mark.usefixtures("each_database")
 async def test_an_alarm_lasts_over_restarts(tmp_path: Path, clock: Clock, broker: Broker) -> None:
     """In readiness, metrics and the log of every start, until somebody clears it over HTTP; no longer then."""
     bus = MemoryBus()
@@ -175,6 +179,7 @@ def cli(*words: str) -> int:
     return main(["node", "alarms", *words])
 
 
+@pytest.mark.usefixtures("each_database")
 async def test_the_command_works_beside_a_running_node_and_without(
     tmp_path: Path, clock: Clock, broker: Broker, capsys: pytest.CaptureFixture[str]
 ) -> None:

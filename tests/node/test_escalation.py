@@ -99,6 +99,7 @@ def test_who_is_late(words: list[tuple[str, str]], late: dict[str, str]) -> None
     ("score", "severity", "minutes"),
     [(95, "critical", 30), (75, "high", 120), (40, "medium", 1_440), (3, "low", 4_320)],
 )
+@pytest.mark.usefixtures("each_database")
 def test_an_unread_report_is_told_of_once(
     core: NodeCore, broker: Broker, clock: Clock, score: int, severity: str, minutes: int
 ) -> None:
@@ -167,6 +168,7 @@ def test_a_revision_that_arrives_late_is_not_told_of(core: NodeCore, broker: Bro
     assert [event["revision"] for event in unread(core)] == [2]
 
 
+@pytest.mark.usefixtures("each_database")
 def test_what_is_known_survives_a_restart(tmp_path: Path, clock: Clock, broker: Broker) -> None:
     """Neither is a report told of again, nor forgotten; limits may change in between."""
     core = make_core(tmp_path, clock)
@@ -203,6 +205,7 @@ def send(core: NodeCore, broker: Broker, *filings: dict[str, Any]) -> list[Any]:
     return answers
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_recipient_that_does_not_confirm_is_told_of_once(core: NodeCore, broker: Broker, clock: Clock) -> None:
     """Each recipient, with what is known; whoever reads it later is overdue no more."""
     (answer,) = send(core, broker, filing(severity={"score": 95}))
@@ -226,6 +229,7 @@ def test_a_recipient_that_does_not_confirm_is_told_of_once(core: NodeCore, broke
 
 @pytest.mark.parametrize("state", ["read", "acting", "closed", "refused", "expired", "stopped"])
 @pytest.mark.parametrize("when", ["before", "after", "late"])
+@pytest.mark.usefixtures("each_database")
 def test_what_ends_waiting_for_a_recipient(core: NodeCore, broker: Broker, clock: Clock, state: str, when: str) -> None:
     """Its own word, or the broker's that it will not get it; also if that comes before the receipt, or late."""
     answer = file(core, filing(severity={"score": 95}))
@@ -248,6 +252,7 @@ def test_what_ends_waiting_for_a_recipient(core: NodeCore, broker: Broker, clock
     assert core.overdue() == {("origin", "critical"): 1}
 
 
+@pytest.mark.usefixtures("each_database")
 def test_only_the_newest_accepted_revision_is_waited_for(core: NodeCore, broker: Broker, clock: Clock) -> None:
     """In whichever order the receipts come; a withdrawal ends it."""
     first = file(core, filing())

@@ -66,6 +66,8 @@ def revisions(core: NodeCore, report_id: Any) -> list[tuple[bool, bool, bool]]:
     return [(line["report"] is not None and line["sd_jwt"] != "", line["expired"], line["withdrawn"]) for line in lines]
 
 
+@pytest.mark.usefixtures("each_database")
+@pytest.mark.usefixtures("each_database")
 def test_what_expires_is_hidden_and_confirmed_once(core: NodeCore, broker: Broker, clock: Clock) -> None:
     """Not a moment before; the fact stays, each origin gets a signed word, a later look changes nothing."""
     lasting, mine, theirs = foreign(), foreign(count=2, **ends()), foreign("sg-cert", **ends())
@@ -88,6 +90,8 @@ def test_what_expires_is_hidden_and_confirmed_once(core: NodeCore, broker: Broke
     assert len(core.words) == 4
 
 
+@pytest.mark.usefixtures("each_database")
+@pytest.mark.usefixtures("each_database")
 def test_a_redelivery_of_what_expired_stays_hidden(core: NodeCore, broker: Broker, clock: Clock) -> None:
     """It is confirmed as received again, and nothing of it comes back."""
     message = broker.delivery(released(foreign(**ends())))
@@ -229,6 +233,8 @@ async def test_what_expires_during_a_downtime_is_hidden_before_the_door_opens(
         assert len(states) == 2
 
 
+@pytest.mark.usefixtures("each_database")
+@pytest.mark.usefixtures("each_database")
 async def test_a_running_node_hides_in_time_without_a_link(tmp_path: Path, clock: Clock, broker: Broker) -> None:
     """The loop looks when something is due; the files are clean soon after."""
     bus = MemoryBus()
@@ -273,6 +279,8 @@ def still(core: NodeCore, report_id: str) -> list[Any]:
     return [revision.get("still_held_by") for revision in shown(core, report_id)["revisions"]]
 
 
+@pytest.mark.usefixtures("each_database")
+@pytest.mark.usefixtures("each_database")
 def test_the_origin_sees_who_still_holds_what_expired(core: NodeCore, broker: Broker, clock: Clock) -> None:
     """Of those who received it; its own record stays; nothing is said before that time."""
     answer = file(core, filing(handling={"expires_at": SOON.isoformat()}))

@@ -23,6 +23,8 @@ from protocol.errors import ConfigError, ProtocolError
 from protocol.reasons import Reason
 from tests.node.world import CANARY, START, Broker, Clock, filing, foreign, make_core, new_id, released, seeded
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 KNOWN = frozenset({"id", "my", "sg"})
 
 

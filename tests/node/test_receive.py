@@ -316,6 +316,8 @@ id = "no-persons"
 effect = "deny"
 because = "test"
 from = ["*"]
+
+pytestmark = pytest.mark.usefixtures("each_database")
 disclose = ["@personal", "victim"]
 level = { "victim" = "coarse" }
 """

@@ -119,6 +119,7 @@ def grown(core: NodeCore, witness: Witness, log: HandLog, size: int) -> None:
 # --- honest logs --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_receipt_and_a_delivery_are_proven(core: NodeCore, broker: Broker, clock: Clock, log: HandLog) -> None:
     """With a proof that holds without this node: entry, index, path, the log's signature and a quorum."""
     witness = make_witness(core, clock)
@@ -174,6 +175,7 @@ def test_the_cosignature_is_of_what_was_shown(core: NodeCore, witness: Witness, 
     assert verify_cosignature(parse_note(log.shown).text, parse_line(line), key).at == START
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_log_that_grows_is_followed(core: NodeCore, witness: Witness, log: HandLog) -> None:
     """Over many sizes, published or not; nothing is asked twice and nothing is refused."""
     for size in (1, 2, 3, 7, 8, 20, 64):
@@ -707,6 +709,7 @@ def test_time_without_answers_accuses_nobody(core: NodeCore, broker: Broker, clo
     assert found == []
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_leaf_far_ahead_of_the_log_is_called_out(core: NodeCore, broker: Broker, clock: Clock, log: HandLog) -> None:
     """A receipt that names an index that the log will never reach, while the log serves everybody else."""
     witness = make_witness(core, clock)
@@ -830,6 +833,7 @@ def test_nothing_is_signed_that_was_not_committed(
     assert verified(core) == 5
 
 
+@pytest.mark.usefixtures("each_database")
 def test_a_restart_after_each_step(tmp_path: Path, clock: Clock, log: HandLog, broker: Broker) -> None:
     """At the worst the same checkpoint is cosigned twice; in the end everything is proven."""
     core = make_core(tmp_path, clock)
@@ -873,6 +877,7 @@ def test_a_cosignature_that_was_refused_is_tried_again_later(core: NodeCore, clo
     assert isinstance(witness.question(), CosignRequest)
 
 
+@pytest.mark.usefixtures("each_database")
 def test_old_checkpoints_are_forgotten(
     core: NodeCore, clock: Clock, log: HandLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -931,6 +936,7 @@ def test_a_recipient_has_one_state(core: NodeCore, broker: Broker, clock: Clock)
         assert state() == seen
 
 
+@pytest.mark.usefixtures("each_database")
 def test_the_view_of_the_log(core: NodeCore, broker: Broker, clock: Clock, log: HandLog) -> None:
     """Empty at first; then what is verified, published, waiting and wrong."""
     witness = make_witness(core, clock)
@@ -975,6 +981,7 @@ class LogBus(MemoryBus):
         return answer
 
 
+@pytest.mark.usefixtures("each_database")
 async def test_a_node_follows_the_log(tmp_path: Path, clock: Clock, broker: Broker) -> None:
     """From a posted report to its proof over HTTP, with what an operator sees of it."""
     log = HandLog(clock)

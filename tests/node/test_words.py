@@ -36,6 +36,8 @@ from tests.node.world import (
     trust,
 )
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 
 def word_of(broker: Broker, digest: str, state: Any = "received", by: str = "my-cert", **changes: Any) -> str:
     key = changes.pop("key", None) or key_of(by)

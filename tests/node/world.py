@@ -32,6 +32,7 @@ from protocol.reasons import Reason
 from protocol.registry import Member, Region, Registry
 from protocol.report import ALL_UNITS, COARSE_UNITS, SCHEMA, Filing, Header, Origin, Report
 from protocol.subjects import Kind
+from tests import databases
 from tests.governing import govern, invitation, sign_region
 
 START = datetime(2026, 5, 4, 8, 0, tzinfo=UTC)
@@ -354,7 +355,7 @@ def make_core(directory: Path, clock: Clock, *, policy: str = OPEN_POLICY, **cha
     return NodeCore(
         member="id-cert",
         jurisdiction="id",
-        store=Store.open(directory),
+        store=Store.open(directory, databases.node_url(directory)),
         signer=key_of("id-cert"),
         fingerprint_key=b"f" * 32,
         trust=changes.pop("trust", None) or trust(clock),
@@ -385,6 +386,7 @@ def make_config(directory: Path, policy: str = OPEN_POLICY, backlog: int = 200_0
         http=Http(host="127.0.0.1", port=0),
         tokens=(Token(name="soc", sha256=hashlib.sha256(TOKEN.encode()).hexdigest()),),
         backlog=backlog,
+        store=databases.node_url(directory / "data"),
     )
 
 
