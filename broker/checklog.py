@@ -170,5 +170,7 @@ def _check_line(row: Any, text: str, witnesses: dict[tuple[str, bytes], NoteKey]
     except UnicodeDecodeError:
         return [Finding("cosignatures", name, Reason.MALFORMED_NOTE.value, "the line is not UTF-8")]
     except ProtocolError as exc:
+        if exc.reason is Reason.KEY_REVOKED:
+            return [Finding("cosignatures", name, exc.reason.value, "it counts no more", note=True)]
         return [refused("cosignatures", name, exc)]
     return []

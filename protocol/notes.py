@@ -36,6 +36,7 @@ WITNESS: Final = 0x04
 _DASH: Final = "\u2014 "
 _STAMP: Final = 8
 _SIGNATURE: Final = 64
+_NOT_VALID_THEN: Final = (Reason.KEY_REVOKED, Reason.KEY_NOT_VALID)
 
 
 def _bad(detail: str) -> ProtocolError:
@@ -248,7 +249,8 @@ def open_checkpoint(note: str, log: Iterable[NoteKey], witnesses: Iterable[NoteK
         now: the time at which the log's key must be valid; cosignatures from its future are refused.
 
     Returns:
-        the checkpoint, and each witness that cosigned it once.
+        the checkpoint, and each witness that cosigned it once. Whose key was not valid then, as one that was revoked
+        since, has not cosigned: what others said of the checkpoint stands.
 
     Raises:
         ProtocolError: the log did not sign it, or a known key's signature is false.
@@ -263,7 +265,12 @@ def open_checkpoint(note: str, log: Iterable[NoteKey], witnesses: Iterable[NoteK
         if key is None:
             continue
         if key.kind == WITNESS:
-            seen = verify_cosignature(parsed.text, line, key)
+            try:
+                seen = verify_cosignature(parsed.text, line, key)
+            except ProtocolError as exc:
+                if exc.reason in _NOT_VALID_THEN:
+                    continue
+                raise
             if seen.at > now + limits.CLOCK_SKEW:
                 raise ProtocolError(Reason.TIME_IN_FUTURE, "$", "cosigned in the future: check the clocks")
             found[seen.member] = seen

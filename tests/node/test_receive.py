@@ -37,6 +37,8 @@ from tests.node.world import (
     trust,
 )
 
+pytestmark = pytest.mark.usefixtures("each_database")
+
 # --- receipts ----------------------------------------------------------------------------------------------------
 
 
@@ -316,8 +318,6 @@ id = "no-persons"
 effect = "deny"
 because = "test"
 from = ["*"]
-
-pytestmark = pytest.mark.usefixtures("each_database")
 disclose = ["@personal", "victim"]
 level = { "victim" = "coarse" }
 """
