@@ -30,6 +30,8 @@ from protocol.statements import BROKER
 DIRECTORY: Final = "governance"
 LIST_METHOD: Final = "governance.list"
 OFFER_METHOD: Final = "governance.offer"
+OFFERS_A_DAY: Final = 24
+_DAY: Final = 86_400
 MOST: Final = 64
 ANSWER: Final = 1_000_000
 """Bytes of records in one answer."""
@@ -223,7 +225,8 @@ def offered(directory: Path, member: str, data: bytes, now: datetime) -> bytes:
     """Take a change of its own keys from a member. The same record again gets the same answer.
 
     Raises:
-        ProtocolError: it is another kind of record, does not follow, or is not signed by who may decide it.
+        ProtocolError: it is another kind of record, does not follow, or is not signed by who may decide it; or
+            TOO_MANY: every node follows every record for ever, so that a member has a number of them a day.
         Transient: it cannot be written now.
     """
     signed = open_record(data)
@@ -231,8 +234,19 @@ def offered(directory: Path, member: str, data: bytes, now: datetime) -> bytes:
     if not isinstance(act, Keys) or act.member != member:
         raise ProtocolError(Reason.NOT_ALLOWED, "$.act", "a member offers its own keys; the rest is for the trustees")
     try:
-        if signed.digest not in load_chain(directory, now).digests:
-            append(directory, data, now)
-    except ConfigError as exc:
+        if signed.digest in load_chain(directory, now).digests:
+            return b"{}"
+        if _offers_today(directory, member, now) >= OFFERS_A_DAY:
+            detail = f"a member changes its keys at most {OFFERS_A_DAY} times a day: ask the trustees"
+            raise ProtocolError(Reason.TOO_MANY, "$.act", detail)
+        append(directory, data, now)
+    except (ConfigError, OSError) as exc:
         raise Transient(str(exc)) from exc
     return b"{}"
+
+
+def _offers_today(directory: Path, member: str, now: datetime) -> int:
+    """Changes of its own keys that a member offered within a day, by the time at which they were written here."""
+    recent = [path for path in chain_files(directory) if path.stat().st_mtime > now.timestamp() - _DAY]
+    acts = [open_record(path.read_bytes()).record.act for path in recent]
+    return sum(isinstance(act, Keys) and act.member == member for act in acts)

@@ -4,14 +4,16 @@ Guarantees: every new checkpoint is looked at as soon as the broker shows it, ev
 proven at once; what the broker refuses or contradicts is asked again after a rest, for as long as the process lives.
 Logs hold sizes, counts and reasons. A broker that is silent about the log alone is told from one that is down: it is
 then asked for the region document, which every broker answers. Nothing is taken for witnessed before the region was
-looked at since the start: an old one may ask for fewer witnesses.
+looked at since the start, since an old one may ask for fewer witnesses; but a broker that does not answer what the
+region is does not put a witness to sleep: after a while it goes by the region that it knows.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, Final
+from time import monotonic
+from typing import Any, Final, TypeGuard
 
 import msgspec
 import structlog
@@ -40,6 +42,8 @@ REST: Final = 5.0
 """Seconds after a refusal."""
 SOON: Final = 0.25
 """Seconds until a question without an answer is asked again, at first: a broker that starts is not away for long."""
+UNANSWERED: Final = 30.0
+"""Seconds on the link after which a witness no longer waits for the region."""
 PROVE_EVERY: Final = 10.0
 """Seconds between looks for leaves to be proven, when neither a message nor a checkpoint asks for it."""
 
@@ -78,11 +82,21 @@ class Witnessing:
         self._state = state
         self._metrics = metrics
         self._refresh = refresh
+        self._linked_at: float | None = None
         self._stop = state.bell()
         self._resting = state.bell()
         self._published = state.bell()
         state.on_link(self._published)
         state.on_arrival(self._published)
+
+    def _ready(self, link: Link | None) -> TypeGuard[Link]:
+        """Whether the broker can be asked, about a region that this node knows."""
+        if link is None or not link.connected:
+            self._linked_at = None
+            return False
+        if self._linked_at is None:
+            self._linked_at = monotonic()
+        return self._state.region_asked or monotonic() - self._linked_at >= UNANSWERED
 
     async def watch(self) -> None:
         """Witness checkpoints until the stop."""
@@ -91,7 +105,7 @@ class Witnessing:
         wait = SOON
         while not self._state.stopping:
             link = self._state.link
-            if link is None or not link.connected or not self._state.region_asked:
+            if not self._ready(link):
                 await self._writer.run(self._witness.lookout.silent)
                 await bell.wait(PAUSE)
                 continue
@@ -113,7 +127,7 @@ class Witnessing:
         wait = SOON
         while not self._state.stopping:
             link = self._state.link
-            if link is None or not link.connected or not self._state.region_asked:
+            if not self._ready(link):
                 await self._published.wait(PAUSE)
                 continue
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -214,6 +215,23 @@ def test_a_member_offers_nothing_else(home: Path) -> None:
             offered(home, member, data, now())
         assert caught.value.reason is why
     assert len(load_region(home).members[0].keys) == 1
+
+
+def test_a_member_offers_so_many_a_day(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every node follows every record for ever. The same one again does not count, nor do those of other days."""
+    monkeypatch.setattr(governing, "OFFERS_A_DAY", 1)
+    first = more_keys(home)
+    offered(home, "id-cert", first, now())
+    offered(home, "id-cert", first, now())
+    state = load_chain(home, now()).state
+    keys = [msgspec.structs.replace(one, revoked_at=now()) for one in state.member("id-cert").keys[1:]]
+    act = Keys(member="id-cert", keys=[*state.member("id-cert").keys[:1], *keys])
+    second = sign_record(propose(state, act), key_of("id-cert"))
+    with refused(Reason.TOO_MANY, "$.act"):
+        offered(home, "id-cert", second, now())
+    for path in (home / "governance").iterdir():
+        os.utime(path, (0, now().timestamp() - 86_401))
+    offered(home, "id-cert", second, now())
 
 
 # --- commands ---------------------------------------------------------------------------------------------------

@@ -1064,6 +1064,21 @@ async def test_a_fork_is_not_asked_for_in_a_hurry(tmp_path: Path, clock: Clock) 
         assert (await node.get("/v1/log"))["alarms"] == {"log-forked": 1}
 
 
+async def test_a_broker_that_keeps_the_region_to_itself_is_watched_nevertheless(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at once, since the region of the invitation may be an old one."""
+    log = HandLog(clock, FILLER[:8])
+    log.show()
+    bus = LogBus(log)
+    bus.region_document = b""
+    async with running(make_config(tmp_path), clock, bus):
+        await bus.until(lambda: bus.requests > 1)
+        assert not log.asked
+        monkeypatch.setattr("node.witnessing.UNANSWERED", 0.01)
+        await bus.until(lambda: log.lines)
+
+
 async def test_an_answer_that_is_none_is_not_a_fork(tmp_path: Path, clock: Clock) -> None:
     """Also when it is the decoder that finds something out of its range."""
     log = HandLog(clock, FILLER[:8])
