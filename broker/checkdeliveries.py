@@ -7,6 +7,7 @@ granted, and was passed on. Memory is flat: what needs another table's word is c
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -337,16 +338,15 @@ def _check_link(connection: Connection, what: str, number: int, link: Link) -> I
 
 
 def check_feed(connection: Connection, registry: Registry) -> Iterator[Finding]:
-    """The coordinator is shown what it was granted, all of it and nothing else."""
-    coordinators = {member.id for member in registry.region.members if "coordinator" in member.roles}
-    shown = 0
+    """A coordinator is shown what it was granted, and nothing else; all of it, if it never was anything else."""
+    shown: Counter[str] = Counter()
     for page in reading.pages(connection, tables.feed):
         numbers = {row.report for row in page if row.report is not None}
         rows = {row.seq: row for row in reading.rows_where(connection, tables.reports, "seq", numbers, _REPORT)}
         for row in page:
             if row.kind == "report":
-                found = _check_shown(row, rows.get(row.report), registry, coordinators)
-                shown += not found
+                found = _check_shown(row, rows.get(row.report))
+                shown[row.member] += not found
                 yield from found
             elif row.kind == "link":
                 link = _decoded(_link, row.data)
@@ -358,10 +358,12 @@ def check_feed(connection: Connection, registry: Registry) -> Iterator[Finding]:
                 yield from _check_told(connection, row)
             else:
                 yield Finding("feed", str(row.id), UNREADABLE, "an unknown kind")
-    if len(coordinators) == 1:
-        granted = _granted_to(connection, *coordinators)
-        if granted > shown:
-            yield Finding("feed", "", MISSING, f"{granted - shown} reports that the coordinator was granted")
+    coordinator = registry.coordinator()
+    if coordinator is not None and coordinator.roles == ["coordinator"]:
+        granted = _granted_to(connection, coordinator.id)
+        if granted > shown[coordinator.id]:
+            detail = f"{granted - shown[coordinator.id]} reports that the coordinator was granted"
+            yield Finding("feed", "", MISSING, detail)
 
 
 def _decoded(decoder: Any, data: bytes) -> Any:
@@ -371,17 +373,14 @@ def _decoded(decoder: Any, data: bytes) -> Any:
         return None
 
 
-def _check_shown(row: Any, report: Any, registry: Registry, coordinators: set[str]) -> list[Finding]:
+def _check_shown(row: Any, report: Any) -> list[Finding]:
     grant = _decoded(_grant, row.data)
     if grant is None:
         return [Finding("feed", str(row.id), UNREADABLE, "data")]
     if report is None:
         return [Finding("feed", str(row.id), ORPHAN, f"there is no report {row.report}")]
-    # Who was the coordinator then is not kept: one of today, or somebody who is no member any more.
-    grants = unpacked(report.grants) or {}
-    possible = [mask for name, mask in grants.items() if name in coordinators or name not in registry.members]
-    if grant not in possible:
-        return [Finding("feed", str(row.id), _NOT_GRANTED, f"report {row.report}, to the coordinator")]
+    if grant != (unpacked(report.grants) or {}).get(row.member):
+        return [Finding("feed", str(row.id), _NOT_GRANTED, f"report {row.report}, to {row.member}")]
     return differences("feed", row.id, [("at", row.at, report.received_at)])
 
 

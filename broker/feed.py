@@ -1,8 +1,9 @@
 """What a coordinator sees: the feed, restricted by policy like any other recipient's deliveries.
 
 Guarantees: an entry holds only what the coordinator was granted when the report was decided and is still granted now;
-of everything else the feed says nothing, not even that it exists. Entries come by number: a reader that says where it
-stopped misses nothing and sees nothing twice.
+of everything else the feed says nothing, not even that it exists. Nothing moves with the office: a coordinator is shown
+what it was granted itself, and nothing of what its predecessors were. Entries come by number: a reader that says where
+it stopped misses nothing and sees nothing twice.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from broker.store import Connection
 from protocol.envelope import SignedReport, open_envelope, present, release
 from protocol.errors import ProtocolError
 from protocol.policy import HEADER, facts_of
+from protocol.registry import Member
 from protocol.submission import split_submission
 
 _grant: Final = msgspec.msgpack.Decoder(tuple[int, int])
@@ -63,17 +65,19 @@ class Feed:
             return store.last_number(connection, tables.feed)
 
     def _render(self, connection: Connection, row: Any) -> Entry | None:
+        coordinator = self._state().registry.coordinator()
+        if coordinator is None or coordinator.id != row.member:
+            return None
         if row.kind != "report":
             data = {"at": _iso(row.at), **msgspec.json.decode(row.data)}
             return Entry(row.id, row.kind, msgspec.json.encode(data))
-        found = self._report(connection, row)
+        found = self._report(connection, row, coordinator)
         return None if found is None else Entry(row.id, "report", msgspec.json.encode(found))
 
-    def _report(self, connection: Connection, row: Any) -> dict[str, Any] | None:
+    def _report(self, connection: Connection, row: Any, coordinator: Member) -> dict[str, Any] | None:
         state = self._state()
-        coordinator = state.registry.coordinator()
         stored = store.messages_of(connection, [row.report])
-        if coordinator is None or not stored:
+        if not stored:
             return None
         message = stored[0]
         received_at = datetime.fromtimestamp(message.received_at / 1000, UTC)

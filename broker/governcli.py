@@ -37,6 +37,7 @@ from protocol.governance import (
     Act,
     Admit,
     Agree,
+    Coordinate,
     Describe,
     Dissolve,
     Expel,
@@ -262,7 +263,8 @@ def _add_proposing(actions: Any) -> None:
     add("resume", "let a suspended member back in", lambda args, _: Resume(member=args.id), "id")
     add("expel", "end a membership", lambda args, _: Expel(member=args.id), "id")
     roles = add("roles", "what a member may do", _make_roles, "id")
-    roles.add_argument("role", nargs="+", help="submitter, recipient, coordinator")
+    roles.add_argument("role", nargs="+", help="submitter, recipient, observer, auditor, coordinator")
+    add("coordinate", "who coordinates from now on", lambda args, _: Coordinate(member=args.id), "id")
     add("keys", "a member's keys as they shall be, from its member.json", _make_keys, "file")
     revoke = add("revoke", "a key of a member counts no more, from a time on", _make_revoke, "id")
     revoke.add_argument("kid")

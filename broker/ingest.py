@@ -439,6 +439,7 @@ class Ingest:
                     {
                         "kind": "confirmation",
                         "at": store.milliseconds(now),
+                        "member": coordinator.id,
                         "report": None,
                         "data": msgspec.json.encode(data),
                     }

@@ -284,11 +284,14 @@ def feed_rows(
     """What the coordinator may see of this batch, and nothing about the rest: not even that it exists."""
     at = store.milliseconds(now)
     rows: list[store.Row] = [
-        {"kind": "report", "at": at, "report": seq, "data": _pack(grant)}
+        {"kind": "report", "at": at, "member": coordinator, "report": seq, "data": _pack(grant)}
         for item, seq in accepted
         if (grant := item.grants.get(coordinator)) is not None
     ]
-    rows += [{"kind": "link", "at": at, "report": None, "data": msgspec.json.encode(link)} for link in links]
+    rows += [
+        {"kind": "link", "at": at, "member": coordinator, "report": None, "data": msgspec.json.encode(link)}
+        for link in links
+    ]
     return rows
 
 

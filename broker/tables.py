@@ -181,6 +181,7 @@ feed = Table(
     Column("id", _Id, primary_key=True, autoincrement=True),
     Column("kind", String(24), nullable=False),
     Column("at", BigInteger, nullable=False),
+    Column("member", String(31), nullable=False),
     Column("report", BigInteger),
     Column("data", LargeBinary, nullable=False),
 )

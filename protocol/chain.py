@@ -29,6 +29,7 @@ from protocol.errors import ConfigError, ProtocolError
 from protocol.governance import (
     Admit,
     Agree,
+    Coordinate,
     Describe,
     Dissolve,
     Expel,
@@ -283,6 +284,8 @@ def _enact(state: State, record: Record) -> State:
         case Agree() | Terminate():
             agreements = _agreements(state.region.agreements, act, record.at)
             return replace(state, region=_change(state.region, agreements=agreements))
+        case Coordinate():
+            return replace(state, region=_change(state.region, members=_hand_over(state, act)))
         case Expel():
             gone = state.member(act.member)
             members = [member for member in state.region.members if member is not gone]
@@ -293,6 +296,23 @@ def _enact(state: State, record: Record) -> State:
             after = _changed(state, before, act)
             members = [after if member is before else member for member in state.region.members]
             return replace(state, region=_change(state.region, members=members))
+
+
+def _hand_over(state: State, act: Coordinate) -> list[Member]:
+    """Who coordinated and nothing else observes from then on: it keeps its place, and has nothing to read."""
+    following = state.member(act.member)
+    if "coordinator" in following.roles:
+        raise _wrong(".member", f"{following.id} coordinates already")
+    members: list[Member] = []
+    for member in state.region.members:
+        roles = [role for role in member.roles if role != "coordinator"]
+        if member is following:
+            members.append(_change(member, roles=[*roles, "coordinator"]))
+        elif len(roles) < len(member.roles):
+            members.append(_change(member, roles=roles or ["observer"]))
+        else:
+            members.append(member)
+    return members
 
 
 def _admit(state: State, act: Admit) -> State:
@@ -368,5 +388,7 @@ def _check_consistent(state: State) -> None:
         raise _wrong(".trustees", "a trustee is listed twice")
     if len(set(keys)) != len(keys) or any(registry.keys.has(kid) for kid in keys):
         raise _wrong(".trustees", "a trustee has a key of its own, which nobody else has")
+    if sum("coordinator" in member.roles for member in state.region.members) > 1:
+        raise _wrong("", "a region has one coordinator: hand that over with a record of the kind `coordinate`")
     if state.threshold > len(ids):
         raise _wrong(".threshold", f"there are {len(ids)} trustees")

@@ -105,6 +105,12 @@ class Roles(_Doc, frozen=True, kw_only=True, tag_field="act", tag="roles"):
     roles: list[Role]
 
 
+class Coordinate(_Doc, frozen=True, kw_only=True, tag_field="act", tag="coordinate"):
+    """A member coordinates the region from now on; whoever did until now does no longer."""
+
+    member: MemberId
+
+
 class Describe(_Doc, frozen=True, kw_only=True, tag_field="act", tag="describe"):
     """What a member says of itself, as it shall be."""
 
@@ -168,6 +174,7 @@ Act = (
     | Expel
     | Keys
     | Roles
+    | Coordinate
     | Describe
     | FormGroup
     | Dissolve

@@ -12,6 +12,7 @@ from datetime import datetime
 from protocol.governance import (
     Admit,
     Agree,
+    Coordinate,
     Describe,
     Dissolve,
     Expel,
@@ -76,7 +77,7 @@ def headline(signed: Signed) -> str:
             return _of_member(act)
 
 
-def _of_member(act: Admit | Suspend | Resume | Expel | Keys | Roles | Describe) -> str:
+def _of_member(act: Admit | Suspend | Resume | Expel | Keys | Roles | Coordinate | Describe) -> str:
     match act:
         case Admit():
             return f"Admit {act.member.id} ({_text(act.member.name)}) of {act.member.jurisdiction}."
@@ -88,6 +89,8 @@ def _of_member(act: Admit | Suspend | Resume | Expel | Keys | Roles | Describe) 
             return f"Expel {act.member} for good."
         case Keys():
             return f"The keys of {act.member} are these."
+        case Coordinate():
+            return f"{act.member} coordinates the region from now on, and nobody else."
         case Roles():
             return f"The roles of {act.member} are: {', '.join(act.roles) or 'none'}."
         case Describe():

@@ -30,7 +30,10 @@ from protocol.rules import AgreementId
 from protocol.sealing import SealingKeyRecord, check_record
 from protocol.statements import BROKER
 
-Role = Literal["submitter", "recipient", "coordinator"]
+Role = Literal["submitter", "recipient", "coordinator", "observer", "auditor"]
+"""A coordinator watches the feed and reads what policies give it; an observer witnesses the log and reads nothing; an
+auditor also asks who got what of its own jurisdiction. Who decides about the region is a trustee, which is no role of a
+member: trustees have keys of their own."""
 MemberId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{1,30}$(?!\n)")]
 TYP: Final = "kentongan-region+jwt"
 

@@ -111,6 +111,14 @@ def test_files_and_functions_exist(name: str) -> None:
                 assert re.search(rf"^\s*(?:async )?(?:def|class) {part}\b", source, re.MULTILINE), (path, function)
 
 
+@pytest.mark.parametrize("name", TEXTS)
+def test_tests_that_are_called_on_exist(name: str) -> None:
+    """A document that names a test as its witness names one that there is."""
+    for path, function in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXTS[name]):
+        source = (ROOT / path).read_text(encoding="utf-8")
+        assert re.search(rf"^(?:async )?def {function}\(", source, re.MULTILINE), (path, function)
+
+
 # --- commands ---------------------------------------------------------------------------------------------------
 
 

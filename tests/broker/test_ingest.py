@@ -340,6 +340,33 @@ def test_the_feed_follows_a_tightened_policy(hub: Hub) -> None:
     assert hub.feed.after(0)[0] == []
 
 
+def test_nothing_moves_with_the_coordinators_office(hub: Hub) -> None:
+    """A successor is shown what is decided from then on; a predecessor that returns, what it was granted itself."""
+
+    def hand_over(to: str) -> None:
+        kept = [msgspec.structs.replace(one, roles=[r for r in one.roles if r != "coordinator"]) for one in hub.members]
+        hub.members = [
+            msgspec.structs.replace(one, roles=[*one.roles, "coordinator"]) if one.id == to else one for one in kept
+        ]
+        hub.load()
+
+    def reports() -> list[str]:
+        shown = [msgspec.json.decode(entry.data) for entry in hub.feed.after(0)[0]]
+        return [one["header"]["report_id"] for one in shown]
+
+    first, second = report(1), report(2)
+    hub.submit(first)
+    hand_over("sg-cert")
+    assert reports() == []
+    hub.submit(second, seed="t")
+    assert reports() == [str(second.header.report_id)]
+    hand_over(COORDINATOR)
+    assert reports() == [str(first.header.report_id)]
+    hub.members = [one for one in hub.members if one.id != COORDINATOR]
+    hub.load()
+    assert reports() == []
+
+
 # --- links ------------------------------------------------------------------------------------------------------
 
 

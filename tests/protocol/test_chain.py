@@ -24,6 +24,7 @@ from protocol.governance import (
     Act,
     Admit,
     Agree,
+    Coordinate,
     Describe,
     Dissolve,
     Expel,
@@ -193,6 +194,7 @@ GIVING: list[Callable[[State], Act]] = [
     lambda _: Admit(member=joining("my")),
     lambda _: Expel(member="id-cert"),
     lambda _: Roles(member="id-cert", roles=["recipient"]),
+    lambda _: Coordinate(member="id-cert"),
     lambda _: Describe(member="id-cert", name="Another name"),
     lambda s: more(s, "id-cert"),
     lambda s: keys_of(s, "id-cert", keys=[]),
@@ -383,6 +385,7 @@ def test_a_suspended_member_adds_no_keys(state: State) -> None:
         (lambda _: Admit(member=joining("my", status="suspended")), Reason.INVALID_VALUE),
         (lambda _: Admit(member=member("my", keys=[key_of("id-cert").record(*WINDOW)])), Reason.INVALID_VALUE),
         (lambda _: Admit(member=member("my", id="broker")), Reason.INVALID_VALUE),
+        (lambda _: Coordinate(member="no-such"), Reason.UNKNOWN_MEMBER),
         (lambda _: Dissolve(group=str(GROUP)), Reason.INVALID_VALUE),
         (lambda _: Terminate(agreement="aid", until=LATER), Reason.INVALID_VALUE),
         (lambda _: FormGroup(group=Group(id=GROUP, name="x", jurisdictions=["vn"])), Reason.INVALID_VALUE),
@@ -407,6 +410,26 @@ def test_what_does_not_hold_together(state: State, make: Callable[[State], Act],
     with pytest.raises(ProtocolError) as caught:
         after(state, make(state), *by(*NAMES))
     assert caught.value.reason is why
+
+
+def test_the_coordinators_office_is_handed_over(state: State) -> None:
+    """In one record, there is one at any time; who had it keeps its other roles, or observes."""
+    state = after(state, Admit(member=joining("asean", roles=["coordinator"])), *by(*TWO))
+    state = after(state, Coordinate(member="sg-cert"), *by(*TWO))
+    assert {one.id: one.roles for one in state.region.members} == {
+        "asean-cert": ["observer"],
+        "id-cert": ["submitter", "recipient"],
+        "sg-cert": ["submitter", "recipient", "coordinator"],
+    }
+    state = after(state, Coordinate(member="id-cert"), *by(*TWO))
+    assert state.member("sg-cert").roles == ["submitter", "recipient"]
+    for act in (
+        Coordinate(member="id-cert"),
+        Roles(member="sg-cert", roles=["coordinator"]),
+        Admit(member=joining("my", roles=["coordinator"])),
+    ):
+        with refused(Reason.INVALID_VALUE):
+            after(state, act, *by(*TWO))
 
 
 def test_groups_and_agreements(state: State) -> None:
