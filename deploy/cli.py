@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import broker.governcli
 import deploy.policy.cli
 import deploy.proof.cli
 import node.cli
+from deploy import archive
 from protocol import process
 
 
@@ -29,6 +31,15 @@ def _parser() -> argparse.ArgumentParser:
     broker.governcli.add_parsers(commands)
     deploy.policy.cli.add_parser(commands)
     deploy.proof.cli.add_parsers(commands)
+    backup = commands.add_parser("backup", help="copy a node or broker into one file, beside the running process too")
+    backup.add_argument("directory", type=Path)
+    backup.add_argument("file", type=Path)
+    backup.add_argument("--without-keys", action="store_true", help="leave private keys out")
+    backup.set_defaults(run=_backup)
+    restore = commands.add_parser("restore", help="put a backup into a new directory")
+    restore.add_argument("file", type=Path)
+    restore.add_argument("directory", type=Path)
+    restore.set_defaults(run=_restore)
     demo = commands.add_parser("demo", help="a whole region on this machine, with real incidents")
     demo.add_argument("--keep", action="store_true", help="leave it running and print where it listens")
     demo.add_argument("--data", help="directory for everything it writes (default: a temporary one)")
@@ -41,6 +52,24 @@ def _approve(path: Path) -> None:
     from deploy.policy.approve import approve  # noqa: PLC0415 - the policy tools are only needed when a policy changes
 
     approve(path)
+
+
+def _backup(args: argparse.Namespace) -> int:
+    manifest = archive.backup(args.directory, args.file, datetime.now(UTC), keys=not args.without_keys)
+    secret = "It holds private keys: keep it as you keep those." if manifest.keys else "Private keys are not in it."
+    print(f"{args.file}: {len(manifest.files)} files of a {manifest.kind}. {secret}")
+    return 0
+
+
+def _restore(args: argparse.Namespace) -> int:
+    manifest = archive.restore(args.file, args.directory)
+    as_of = f"{manifest.made_at:%Y-%m-%d %H:%M:%S} UTC"
+    print(f"{args.directory}: a {manifest.kind} as of {as_of}, {len(manifest.files)} files.")
+    if not manifest.keys:
+        print(f"Put the private keys into {args.directory / 'keys'} before you start it.")
+    check = f"kentongan {manifest.kind} check {args.directory}"
+    print(f"Before the first start: `{check}`, and read “Backup” in docs/operate.md.")
+    return 0
 
 
 def _demo(args: argparse.Namespace) -> int:

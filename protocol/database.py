@@ -15,11 +15,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, String, Table, create_engine, event, func, make_url, select
+from sqlalchemy import Connection, Engine, String, Table, create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.pool import NullPool
 
 from protocol.errors import ConfigError, Transient
 
@@ -149,6 +151,23 @@ def vacuum(engine: Engine, *tables: Table) -> None:
 
 
 # --- errors -----------------------------------------------------------------------------------------------------
+
+
+def copy_sqlite(source: Path, target: Path) -> None:
+    """Write one consistent state of a database file to another file, whoever writes to the first one meanwhile.
+
+    Raises:
+        ConfigError: it is no database, or cannot be written.
+    """
+    options = {"isolation_level": "AUTOCOMMIT", "poolclass": NullPool}
+    try:
+        with create_engine(f"sqlite:///{source}", **options).connect() as connection:
+            connection.execute(text("VACUUM INTO :target"), {"target": str(target)})
+        with create_engine(f"sqlite:///{target}", **options).connect() as connection:
+            # As those are that a process has made: readers cannot change it.
+            connection.execute(text("PRAGMA journal_mode = WAL"))
+    except DBAPIError as exc:
+        raise ConfigError(f"{source} cannot be copied: {said(exc)}") from exc
 
 
 def said(exc: DBAPIError) -> str:
