@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from uuid import UUID
 
-from broker import governcli, setup
+from broker import governcli, keycli, setup
 from broker.app import Broker
 from broker.audit import Line, Question, audit
 from broker.auditformat import FORMATS
@@ -46,6 +46,7 @@ def add_parser(commands: Any) -> None:
     init.set_defaults(run=_init)
 
     governcli.add_actions(actions)
+    keycli.add_actions(actions)
 
     check = actions.add_parser("check", help="hold everything that the ledger and its log hold to what was signed")
     check.add_argument("config", type=Path, help="broker.toml, or the directory that holds it")

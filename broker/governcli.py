@@ -192,7 +192,7 @@ def _admit(args: argparse.Namespace) -> int:
         if args.invitation:
             print(f"Hand {args.invitation} to its operator; nothing in it is secret.")
         return 0
-    return _tell(args.directory, outcome)
+    return tell(args.directory, outcome)
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -200,10 +200,10 @@ def _status(args: argparse.Namespace) -> int:
     if outcome.proposal is None:
         print(f"{args.id} is {args.status}.")
         return 0
-    return _tell(args.directory, outcome)
+    return tell(args.directory, outcome)
 
 
-def _tell(directory: Path, outcome: Outcome) -> int:
+def tell(directory: Path, outcome: Outcome) -> int:
     """Who has to sign, and what to do then."""
     if outcome.proposal is None:
         print(f"Record {outcome.signed.record.number}: {headline(outcome.signed)}")
@@ -291,7 +291,7 @@ def _propose(args: argparse.Namespace) -> int:
     state = load_chain(config.region, _now()).state
     act: Act = args.make(args, state)
     if args.out is None:
-        return _tell(args.directory, decide(config, act))
+        return tell(args.directory, decide(config, act))
     data = propose(state, act)
     _check_possible(state, _open(data))
     write_new(args.out, data)

@@ -32,6 +32,7 @@ from broker.proposals import (
     read_document,
     write_new,
 )
+from broker.renewal import current_key
 from protocol.errors import ConfigError, ProtocolError
 from protocol.governance import Admit, Resume, Suspend, Trustee, sign_record
 from protocol.invitation import Invitation, save_invitation
@@ -80,7 +81,7 @@ def load_records(config: Config) -> list[KeyRecord]:
 
 def load_keys(config: Config) -> tuple[SigningKey, list[KeyRecord]]:
     """The broker's signing key and its public records. ConfigError if they do not belong together."""
-    signer = SigningKey.load(config.keys / "signing.pem")
+    signer = current_key(config, load_chain(config.region, datetime.now(UTC)).state.region)
     records = load_records(config)
     if all(record.kid != signer.kid for record in records):
         raise ConfigError(f"{config.keys / 'broker.json'} does not list the key {signer.kid} of signing.pem")

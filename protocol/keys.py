@@ -86,6 +86,13 @@ class Signer(Protocol):
     def sign(self, data: bytes) -> bytes: ...
 
 
+class KnownSigner(Signer, Protocol):
+    """One that also says which public key it has."""
+
+    @property
+    def public(self) -> bytes: ...
+
+
 def thumbprint(public: bytes) -> str:
     """The key id of a raw Ed25519 public key (RFC 7638 members in order, SHA-256, shortened)."""
     jwk = f'{{"crv":"Ed25519","kty":"OKP","x":"{b64(public)}"}}'

@@ -101,6 +101,15 @@ def subject_of(jwt: str) -> str:
     return str(subject)
 
 
+def times_of(jwt: str) -> tuple[int | None, int | None]:
+    """When a claim was issued, and when it ends, in seconds since 1970; None if it does not say. Does not verify."""
+    subject_of(jwt)
+    body = jwt.split(".")[1]
+    claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    begins, ends = claims.get("iat"), claims.get("exp")
+    return (begins if isinstance(begins, int) else None, ends if isinstance(ends, int) and ends else None)
+
+
 def format_creds(user_jwt: str, seed: str) -> str:
     """Write the text of a credentials file; it holds a private key, so store it with mode 0400 or 0600."""
     return f"{_JWT_BEGIN}\n{user_jwt}\n{_JWT_END}\n\n{_SEED_BEGIN}\n{seed}\n{_SEED_END}\n"

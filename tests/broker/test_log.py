@@ -83,7 +83,7 @@ class Place:
         if self.store is not None:
             self.store.close()
         self.store = Store(store.open_engine(self.url))
-        self.log = Log(self.store, self.key, self.key.public, lambda: self.state)
+        self.log = Log(self.store, self.key, lambda: self.state)
         self.log.load(self.now)
 
     def fill(self, count: int) -> None:

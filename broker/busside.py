@@ -1,0 +1,70 @@
+"""The broker's side of the bus: its own server, if it has one, and its connection.
+
+Guarantees: the server ends with the stack; the broker's credentials are derived from its keys at each start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+
+import structlog
+
+from broker.accounts import Accounts, replace_secret
+from broker.config import Config
+from broker.natsd import EmbeddedNats
+from protocol import subjects
+from protocol.bus import NatsBus
+
+log = structlog.get_logger()
+
+
+async def start_server(
+    config: Config, members: Iterable[str], suspended: Iterable[str], stack: AsyncExitStack
+) -> EmbeddedNats | None:
+    """Start the embedded server; None if the bus is somebody else's.
+
+    Raises:
+        ConfigError: it cannot run; the text says why.
+    """
+    settings = config.nats
+    if settings.mode == "external":
+        return None
+    server = EmbeddedNats(
+        config.data / "nats",
+        settings.port,
+        Accounts.load(config.keys / "nats"),
+        members,
+        suspended=suspended,
+        host=settings.host,
+        on_event=lambda event: log.warning("nats.event", what=event),
+    )
+    await server.start()
+    stack.push_async_callback(server.stop)
+    return server
+
+
+async def connect(config: Config, server: EmbeddedNats | None) -> NatsBus:
+    """The broker's connection.
+
+    Raises:
+        Transient: no server answered in time.
+        ConfigError: refused, or a file is missing or wrong.
+    """
+    settings = config.nats
+    creds = settings.creds
+    if server is not None:
+        creds = config.data / "nats" / "broker.creds"
+        text = Accounts.load(config.keys / "nats").broker_creds(int(time.time()))
+        replace_secret(creds, text.encode("ascii"))
+    return await NatsBus.connect(
+        server.url if server else str(settings.url),
+        creds=creds,
+        name="kentongan-broker",
+        stream=subjects.INTAKE_STREAM,
+        consumer=subjects.BROKER_CONSUMER,
+        ca_file=settings.ca_file,
+        connect_timeout=15.0,
+        on_state=lambda what: log.info("bus.state", what=what),
+    )
