@@ -62,6 +62,7 @@ PUBLISH_METHOD: Final = "policy.publish"
 POLICIES_METHOD: Final = "policy.list"
 GOVERNANCE_METHOD: Final = governing.LIST_METHOD
 OFFER_METHOD: Final = governing.OFFER_METHOD
+CLAIM_METHOD: Final = "transport.claim"
 
 
 def _utc() -> datetime:
@@ -175,7 +176,7 @@ class Broker:
             stack.callback(self._readers.shutdown)
             await self._write(self._governor.record, self._state)
             await self._write(self.log.load, self._clock())
-            self.nats = await busside.start_server(self.config, *self._ids(), stack)
+            self.nats = await busside.start_server(self.config, *self._ids(), self._retired(), stack)
             self.bus = await busside.connect(self.config, self.nats)
             stack.push_async_callback(self.bus.close)
             await self._reconcile()
@@ -202,6 +203,10 @@ class Broker:
         """Members with a node, and those of them that are suspended."""
         nodes = [member for member in self._state.registry.region.members if member.keys]
         return [member.id for member in nodes], [member.id for member in nodes if member.status != "active"]
+
+    def _retired(self) -> dict[str, dict[str, int]]:
+        chain = self._state.chain
+        return busside.retired_keys(chain.state, self._clock()) if chain is not None else {}
 
     # --- loops --------------------------------------------------------------------------------------------------
 
@@ -398,6 +403,8 @@ class Broker:
             found = members.stamp(self.config.region)
             try:
                 if found == self._stamp and not await self.read(self._outdated):
+                    if self.nats is not None and self.nats.retired != (retired := self._retired()):
+                        await self.nats.set_members(*self._ids(), retired)
                     continue
                 self._stamp = found
                 state = await self.read(self._load_state)
@@ -414,7 +421,7 @@ class Broker:
             log.info("broker.region_changed", serial=state.registry.region.serial, stopped=sorted(gone))
             try:
                 if self.nats is not None:
-                    await self.nats.set_members(ids, suspended)
+                    await self.nats.set_members(ids, suspended, self._retired())
                 await self._write(self._governor.record, self._state)
                 await self._take_key()
                 await self._sequencer.region_changed()
@@ -457,7 +464,10 @@ class Broker:
         if method == GOVERNANCE_METHOD:
             return await self.read(self._governor.listed, data)
         if method == OFFER_METHOD:
-            return await self.read(self._governor.offered, member, data)
+            mints = self.nats is not None
+            return await self.read(partial(self._governor.offered, member, data, mints=mints))
+        if method == CLAIM_METHOD:
+            return await self.read(busside.claim, self.config, self._state.registry, member)
         if method in sequencer.METHODS:
             return await self._sequencer.answer(member, method, data)
         raise ProtocolError(Reason.UNKNOWN_PATH, "$", "no such method")

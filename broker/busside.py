@@ -8,20 +8,28 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
+from datetime import datetime
 
+import msgspec
 import structlog
 
-from broker.accounts import Accounts, replace_secret
+from broker.accounts import Accounts
 from broker.config import Config
-from broker.natsd import EmbeddedNats
+from broker.natsd import EmbeddedNats, Retired
 from protocol import subjects
 from protocol.bus import NatsBus
+from protocol.chain import State
+from protocol.errors import ProtocolError
+from protocol.invitation import Claim
+from protocol.keys import replace_secret
+from protocol.reasons import Reason
+from protocol.registry import Registry
 
 log = structlog.get_logger()
 
 
 async def start_server(
-    config: Config, members: Iterable[str], suspended: Iterable[str], stack: AsyncExitStack
+    config: Config, members: Iterable[str], suspended: Iterable[str], retired: Retired, stack: AsyncExitStack
 ) -> EmbeddedNats | None:
     """Start the embedded server; None if the bus is somebody else's.
 
@@ -37,12 +45,35 @@ async def start_server(
         Accounts.load(config.keys / "nats"),
         members,
         suspended=suspended,
+        retired=retired,
         host=settings.host,
         on_event=lambda event: log.warning("nats.event", what=event),
     )
     await server.start()
     stack.push_async_callback(server.stop)
     return server
+
+
+def retired_keys(state: State, now: datetime) -> dict[str, dict[str, int]]:
+    """By member, the keys of its connections that have had their time."""
+    found = {
+        member: {key: int(until.timestamp()) for key, until in keys.items() if until <= now}
+        for member, keys in state.retired.items()
+    }
+    return {member: keys for member, keys in found.items() if keys}
+
+
+def claim(config: Config, registry: Registry, member: str) -> bytes:
+    """The claim with which a member's node connects, for the key that the region lists.
+
+    Raises:
+        ProtocolError: the member has no such key, or the bus is somebody else's.
+    """
+    listed = registry.member(member).transport
+    if config.nats.mode == "external" or listed is None:
+        raise ProtocolError(Reason.NOT_ALLOWED, "$", "whoever runs the bus makes keys for connections")
+    jwt = Accounts.load(config.keys / "nats").issue_user(member, listed, int(time.time()))
+    return msgspec.json.encode(Claim(user_jwt=jwt))
 
 
 async def connect(config: Config, server: EmbeddedNats | None) -> NatsBus:

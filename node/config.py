@@ -25,6 +25,7 @@ SEALING_KEYS: Final = "sealing*.json"
 """All of them open what was sealed to them; old ones stay for what is still on its way."""
 FINGERPRINT_KEY: Final = "fingerprint.key"
 NATS_SEED: Final = "nats.seed"
+NATS_NEXT: Final = "nats-next.seed"
 NATS_CREDS: Final = "nats.creds"
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import argparse
 from contextlib import closing, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from node import app
-from node.config import SIGNING_KEY, Config, find_config, load_config
+from node.config import NATS_CREDS, SIGNING_KEY, Config, find_config, load_config
 from node.keywatch import own_lives
 from node.reading import open_reader
 from node.renewal import KEY_LIFE, Wish, ask
@@ -23,8 +23,12 @@ from node.trust import Trust
 from protocol.errors import ConfigError, ProtocolError
 from protocol.invitation import load_invitation
 from protocol.keylife import as_document, ending, parse_within, table
-from protocol.keys import SigningKey
+from protocol.keys import SigningKey, read_secret
+from protocol.natsauth import Role, is_public, parse_creds, subject_of
 from protocol.registry import Member
+
+TAKE_UP: Final = timedelta(seconds=60)
+"""How long a stolen key of a connection still works: its member needs it to fetch the claim for the next one."""
 
 
 def add_parsers(commands: Any) -> None:
@@ -34,14 +38,15 @@ def add_parsers(commands: Any) -> None:
     keys.add_argument("--within", default="30d", metavar="DAYS", help="end with 1 if one in use ends within (30d)")
     keys.add_argument("--json", action="store_true", help="a JSON object a line")
     keys.set_defaults(run=_keys)
-    rotate = commands.add_parser("rotate", help="make a new signing key; the node uses it once the region lists it")
+    rotate = commands.add_parser("rotate", help="make new keys; the node uses each once the region lists it")
     rotate.add_argument("place", type=Path, metavar="DIR|node.toml")
     rotate.add_argument("--sealing", action="store_true", help="a new sealing key too")
+    rotate.add_argument("--transport", action="store_true", help="a new key for the connection to the bus, only that")
     rotate.add_argument("--overlap", type=int, default=7, metavar="DAYS", help="how long the old key stays valid")
     rotate.set_defaults(run=_rotate)
     revoke = commands.add_parser("revoke", help="a key was stolen or lost: it counts no more, from a time on")
     revoke.add_argument("place", type=Path, metavar="DIR|node.toml")
-    revoke.add_argument("kid")
+    revoke.add_argument("kid", help="its id; U… for the key of the connection")
     revoke.add_argument("--since", required=True, help="a time with a zone, such as 2026-03-31T08:00:00Z")
     revoke.set_defaults(run=_revoke)
 
@@ -85,7 +90,15 @@ def _rotate(args: argparse.Namespace) -> int:
     if not 1 <= args.overlap <= KEY_LIFE.days:
         raise ConfigError(f"--overlap is 1 to {KEY_LIFE.days} days")
     now = datetime.now(UTC)
-    return _wished(ask(config.keys, now, sealing=args.sealing, overlap_days=args.overlap))
+    wish = ask(
+        config.keys,
+        now,
+        signing=args.sealing or not args.transport,
+        sealing=args.sealing,
+        transport=args.transport,
+        overlap_days=args.overlap,
+    )
+    return _wished(wish)
 
 
 def _revoke(args: argparse.Namespace) -> int:
@@ -96,6 +109,8 @@ def _revoke(args: argparse.Namespace) -> int:
         raise ConfigError("--since takes a time such as 2026-03-31T08:00:00Z") from exc
     if since.tzinfo is None:
         raise ConfigError("--since needs a zone: write 2026-03-31T08:00:00Z")
+    if args.kid.startswith("U") and is_public(args.kid, Role.USER):
+        return _cut(config, args.kid)
     member = _own(config)
     own = [one.kid for one in member.keys] + [one.kid for one in member.sealing_keys] if member else []
     if args.kid not in own:
@@ -107,9 +122,21 @@ def _revoke(args: argparse.Namespace) -> int:
     return _wished(wish)
 
 
+def _cut(config: Config, public: str) -> int:
+    """The key of the connection is in wrong hands: another one, and a minute to take it up."""
+    present, _ = parse_creds(read_secret(config.keys / NATS_CREDS).decode("ascii", "replace"))
+    if subject_of(present) != public:
+        raise ConfigError(f"{public} is not the key of the present connection, {subject_of(present)}: it opens nothing")
+    wish = ask(config.keys, datetime.now(UTC), signing=False, transport=True, transport_overlap=TAKE_UP)
+    print(f"{public} opens no connection any more {TAKE_UP.seconds} seconds after the region lists another one")
+    return _wished(wish)
+
+
 def _wished(wish: Wish) -> int:
     for what, record in (("signing", wish.new), ("sealing", wish.sealing)):
         if record is not None:
             print(f"made the {what} key {record.kid}, valid until {record.not_after:%Y-%m-%d}")
+    if wish.transport is not None:
+        print(f"made the key for the connection {wish.transport}")
     print("the node hands this to the broker, and uses what is new once the region lists it: now, or at its next start")
     return 0

@@ -38,7 +38,7 @@ from protocol.dialing import (
     tls_context,
 )
 from protocol.errors import ConfigError, ProtocolError, Transient
-from protocol.pulling import Puller
+from protocol.pulling import EXPIRES, GRACE, Puller
 from protocol.reasons import Reason
 from protocol.transport import Message
 
@@ -206,6 +206,22 @@ class NatsBus:
                 raise Transient("the other side refused the request for a reason unknown here") from None
             raise ProtocolError(reason, "$", f"refused by {subject}")
         return answer.data
+
+    async def renew(self) -> None:
+        """Put a new connection, with the credentials and certificates of now, in place of the present one.
+
+        What is sent or asked meanwhile goes on: the old connection ends when nothing waits on it any more.
+
+        Raises:
+            Transient, ConfigError: there is no new one; the old one stays.
+        """
+        old = self._nc
+        await self._open()
+        # Open requests for messages are answered where they were asked.
+        await asyncio.sleep(EXPIRES + GRACE)
+        with suppress(nats.errors.Error, asyncio.TimeoutError, OSError):
+            await asyncio.wait_for(old.drain(), 3.0)
+        await close_client(old)
 
     async def serve(self, subject: str, handler: Handler, holds: Callable[[str], bool] = _never) -> None:
         """Answer requests on `subject` (wildcards allowed), `SERVED_AT_ONCE` at a time, until `close`.

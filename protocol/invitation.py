@@ -34,6 +34,12 @@ class Invitation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     """The governance records, from the founding record on to the one that the region document names."""
 
 
+class Claim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The broker's answer to a node with a new key for its connection."""
+
+    user_jwt: str
+
+
 _decoder: Final = msgspec.json.Decoder(Invitation)
 
 

@@ -155,6 +155,14 @@ def write_secret(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def replace_secret(path: Path, data: bytes) -> None:
+    """Put a secret in place of the one that is there: a reader finds the old one or the new one, whole."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
+    draft.unlink(missing_ok=True)
+    write_secret(draft, data)
+    draft.replace(path)
+
+
 def read_secret(path: Path) -> bytes:
     """Read a file that must be closed to group and others. ConfigError otherwise."""
     try:

@@ -40,6 +40,7 @@ class _Doc(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 
 
 Language = Annotated[str, Meta(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$(?!\n)")]
+TransportKey = Annotated[str, Meta(pattern=r"^U[A-Z2-7]{55}$(?!\n)")]
 Capability = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)")]
 
 
@@ -53,7 +54,7 @@ class Member(_Doc, frozen=True, kw_only=True):
     status: Literal["active", "suspended"] = "active"
     keys: Annotated[list[KeyRecord], Meta(max_length=limits.KEYS_PER_MEMBER)] = []
     sealing_keys: Annotated[list[SealingKeyRecord], Meta(max_length=limits.SEALING_KEYS_PER_MEMBER)] = []
-    transport: Annotated[str, Meta(pattern=r"^U[A-Z2-7]{55}$(?!\n)")] | None = None
+    transport: TransportKey | None = None
     """Public part of the NATS user key that the member made itself."""
     contacts: Annotated[list[Line], Meta(max_length=16)] = []
     """How to reach it by another way than this one."""

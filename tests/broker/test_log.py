@@ -175,7 +175,7 @@ def test_a_receipt_names_its_leaf(tmp_path: Path) -> None:
     _, work = hub.submit_text("nonsense")
     receipts += [hub.submit(report(3), seed="3")]
     key = make.key_of(BROKER)
-    log = Log(hub.store, key, key.public, lambda: hub.state)
+    log = Log(hub.store, key, lambda: hub.state)
     log.load(NOW)
     assert log.size == 4
     checkpoint = parse_checkpoint(parse_note(log.next(NextRequest(size=0)).checkpoint).text)
