@@ -22,6 +22,7 @@ import structlog
 
 from broker import busside, governing, members, policies, sequencer, store, tables, topology
 from broker.api import Api
+from broker.bustls import lives
 from broker.config import Config
 from broker.deliver import Redelivery
 from broker.erase import Erased
@@ -99,7 +100,7 @@ class Broker:
         self.metrics = Metrics()
         self.feed = Feed(self._store, lambda: self._state, clock)
         self._sequencer = Sequencer(self.log, read=self.read, write=self._write, clock=clock, metrics=self.metrics)
-        self.keys = KeyWatch(lambda: self._state, lambda: self._signer.kid, clock)
+        self.keys = KeyWatch(lambda: self._state, lambda: self._signer.kid, clock, partial(lives, config))
         self.bus: NatsBus | None = None
         self.nats: EmbeddedNats | None = None
         self.bugs = Bugs()
@@ -400,6 +401,8 @@ class Broker:
         """Follow the region's files. A change takes effect as a whole; a broken one is reported and not used."""
         while True:
             await asyncio.sleep(FOLLOW)
+            if self.nats is not None and self.nats.follow_certificates():
+                log.info("nats.certificate_renewed")
             found = members.stamp(self.config.region)
             try:
                 if found == self._stamp and not await self.read(self._outdated):

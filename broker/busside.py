@@ -8,17 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 import structlog
 
 from broker.accounts import Accounts
+from broker.bustls import certificate_for, is_local, server_tls
 from broker.config import Config
 from broker.natsd import EmbeddedNats, Retired
 from protocol import subjects
 from protocol.bus import NatsBus
 from protocol.chain import State
+from protocol.dialing import Tls
 from protocol.errors import ProtocolError
 from protocol.invitation import Claim
 from protocol.keys import replace_secret
@@ -39,6 +41,9 @@ async def start_server(
     settings = config.nats
     if settings.mode == "external":
         return None
+    tls = server_tls(config, datetime.now(UTC))
+    if tls is None and not is_local(settings.host):
+        log.warning("nats.not_encrypted", host=settings.host)
     server = EmbeddedNats(
         config.data / "nats",
         settings.port,
@@ -47,6 +52,7 @@ async def start_server(
         suspended=suspended,
         retired=retired,
         host=settings.host,
+        tls=tls,
         on_event=lambda event: log.warning("nats.event", what=event),
     )
     await server.start()
@@ -73,7 +79,8 @@ def claim(config: Config, registry: Registry, member: str) -> bytes:
     if config.nats.mode == "external" or listed is None:
         raise ProtocolError(Reason.NOT_ALLOWED, "$", "whoever runs the bus makes keys for connections")
     jwt = Accounts.load(config.keys / "nats").issue_user(member, listed, int(time.time()))
-    return msgspec.json.encode(Claim(user_jwt=jwt))
+    certificate = certificate_for(config, member, listed, datetime.now(UTC))
+    return msgspec.json.encode(Claim(user_jwt=jwt, certificate=certificate))
 
 
 async def connect(config: Config, server: EmbeddedNats | None) -> NatsBus:
@@ -95,7 +102,7 @@ async def connect(config: Config, server: EmbeddedNats | None) -> NatsBus:
         name="kentongan-broker",
         stream=subjects.INTAKE_STREAM,
         consumer=subjects.BROKER_CONSUMER,
-        ca_file=settings.ca_file,
+        tls=server.tls if server else Tls(ca_file=settings.ca_file) if settings.ca_file else None,
         connect_timeout=15.0,
         on_state=lambda what: log.info("bus.state", what=what),
     )

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from broker import governcli, renewal
-from broker.config import load_config
+from broker import bustls, governcli, renewal
+from broker.config import Config, load_config
 from broker.governing import load_chain
 from broker.keywatch import region_lives
 from protocol.errors import ConfigError
@@ -31,6 +31,10 @@ def add_actions(actions: Any) -> None:
     rotate = actions.add_parser("rotate", help="make a new signing key; used once the trustees have named it")
     rotate.add_argument("directory", type=Path)
     rotate.add_argument("--overlap", type=int, default=30, metavar="DAYS", help="how long the old key stays valid")
+    rotate.add_argument("--tls", action="store_true", help="only the bus server's certificate: another one, at once")
+    rotate.add_argument(
+        "--tls-name", action="append", default=[], metavar="NAME", help="what it names (default: as the present one)"
+    )
     rotate.set_defaults(run=_rotate)
 
 
@@ -39,7 +43,7 @@ def _keys(args: argparse.Namespace) -> int:
     config = load_config(args.directory)
     now = datetime.now(UTC)
     signing = SigningKey.load(config.keys / renewal.CURRENT).kid
-    lives = region_lives(load_chain(config.region, now).state, signing, now)
+    lives = [*region_lives(load_chain(config.region, now).state, signing, now), *bustls.lives(config, now)]
     if args.json:
         for life in lives:
             print(msgspec.json.encode(as_document(life, now)).decode())
@@ -49,10 +53,21 @@ def _keys(args: argparse.Namespace) -> int:
     return 1 if ending(lives, now, within) else 0
 
 
+def _renew_certificate(config: Config, names: list[str]) -> int:
+    if config.nats.tls_cert != config.keys / bustls.DIRECTORY / bustls.SERVER[0]:
+        raise ConfigError("the certificate in [nats] is not of the region's own authority: renew it where it is from")
+    made = bustls.renew_server(config.keys, names, datetime.now(UTC))
+    print(f"made the certificate {made.serial}, valid until {made.not_after:%Y-%m-%d}")
+    print("a running broker shows it to new connections within a second; those that are there stay")
+    return 0
+
+
 def _rotate(args: argparse.Namespace) -> int:
     config = load_config(args.directory)
     if not 1 <= args.overlap <= renewal.KEY_LIFE.days:
         raise ConfigError(f"--overlap is 1 to {renewal.KEY_LIFE.days} days")
+    if args.tls:
+        return _renew_certificate(config, args.tls_name)
     fresh, outcome = renewal.ask(config, datetime.now(UTC), args.overlap)
     print(f"made the signing key {fresh.kid}, valid until {fresh.not_after:%Y-%m-%d}")
     governcli.tell(args.directory, outcome)

@@ -40,6 +40,10 @@ def region_lives(state: State, signing: str, now: datetime) -> list[Life]:
     return found
 
 
+def _none(_: datetime) -> list[Life]:
+    return []
+
+
 class KeyWatch:
     """Looks at the keys of a running broker now and then. Any thread.
 
@@ -47,20 +51,27 @@ class KeyWatch:
         state: gives the region as it is now.
         signing: gives the id of the broker's signing key in use.
         now: the clock.
+        others: gives keys that the records do not list, at a time.
     """
 
     def __init__(
-        self, state: Callable[[], RegionState], signing: Callable[[], str], now: Callable[[], datetime]
+        self,
+        state: Callable[[], RegionState],
+        signing: Callable[[], str],
+        now: Callable[[], datetime],
+        others: Callable[[datetime], list[Life]] = _none,
     ) -> None:
         self._state = state
         self._signing = signing
         self._now = now
+        self._others = others
         self._told: dict[tuple[str, str], int] = {}
 
     def lives(self) -> list[Life]:
         """All keys as they are now."""
-        chain = self._state().chain
-        return region_lives(chain.state, self._signing(), self._now()) if chain is not None else []
+        chain, now = self._state().chain, self._now()
+        listed = region_lives(chain.state, self._signing(), now) if chain is not None else []
+        return [*listed, *self._others(now)]
 
     def seconds(self) -> Mapping[tuple[str, str], int]:
         """Until the key in use of each owner and kind ends, for the metrics."""

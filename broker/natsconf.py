@@ -7,19 +7,42 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from broker.accounts import Accounts
+from broker.bustls import ServerTls
 from protocol import limits
 from protocol.errors import ConfigError
 
+# Runs as the child before it becomes the server: asks the kernel to end it with its parent, and ends itself if the
+# parent is gone already. Done here because code between fork and exec is unsafe in a process with threads.
+LAUNCHER: Final = """
+import ctypes, os, sys
+parent, program = int(sys.argv[1]), sys.argv[2]
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() == parent:
+    os.execv(program, sys.argv[2:])
+"""
 
-def text(*, directory: Path, host: str, port: int, accounts: Accounts, claims: Mapping[str, str], now: int) -> str:
+
+def text(
+    *,
+    directory: Path,
+    host: str,
+    port: int,
+    accounts: Accounts,
+    claims: Mapping[str, str],
+    now: int,
+    tls: ServerTls | None = None,
+) -> str:
     """The configuration file.
 
     Args:
         directory: where everything of the server lives.
         claims: of the accounts, by their public keys: what the server knows before its first connection.
         now: seconds since 1970.
+        tls: without it, connections are not encrypted.
     """
     streams = f"store_dir: {_quoted(str(directory / 'jetstream'))}, sync_interval: always"
     preload = "\n".join(f"  {account}: {jwt}" for account, jwt in claims.items())
@@ -44,7 +67,15 @@ log_file: {_quoted(str(directory / "nats.log"))}
 logfile_size_limit: 8Mb
 logfile_max_num: 4
 pid_file: {_quoted(str(directory / "nats.pid"))}
-"""
+{_tls(tls)}"""
+
+
+def _tls(tls: ServerTls | None) -> str:
+    if tls is None:
+        return ""
+    asks = f", ca_file: {_quoted(str(tls.client_ca))}, verify: true" if tls.client_ca else ""
+    files = f"cert_file: {_quoted(str(tls.certificate))}, key_file: {_quoted(str(tls.key))}"
+    return f'tls {{ {files}{asks}, min_version: "1.3", timeout: 5 }}\n'
 
 
 def find_server() -> Path:

@@ -33,7 +33,9 @@ from nats.aio.client import Client
 
 from broker import natsconf
 from broker.accounts import Accounts
+from broker.bustls import ServerTls
 from protocol import limits, natsauth, subjects
+from protocol.dialing import Tls
 from protocol.errors import ConfigError, Transient
 
 START_TIMEOUT: Final = 30.0
@@ -55,17 +57,6 @@ STEADY: Final = 30.0
 Retired = Mapping[str, Mapping[str, int]]
 """By member, the keys that open no connection any more, and since when (seconds since 1970)."""
 
-# Runs as the child before it becomes the server: asks the kernel to end it with its parent, and ends itself if the
-# parent is gone already. Done here because code between fork and exec is unsafe in a process with threads.
-_LAUNCHER: Final = """
-import ctypes, os, sys
-parent, program = int(sys.argv[1]), sys.argv[2]
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() == parent:
-    os.execv(program, sys.argv[2:])
-"""
-
 
 class EmbeddedNats:
     """One nats-server: configured, started, watched and stopped.
@@ -77,6 +68,7 @@ class EmbeddedNats:
         members: who has an account; `suspended` of them may not connect, and `retired` keys of theirs neither.
         binary: the server program; by default beside the interpreter, then on PATH.
         host: the address to listen on.
+        tls: what it shows, and whom it lets in; without it, connections are not encrypted.
         clock: seconds since 1970.
     """
 
@@ -91,6 +83,7 @@ class EmbeddedNats:
         suspended: Iterable[str] = (),
         retired: Retired | None = None,
         host: str = "127.0.0.1",
+        tls: ServerTls | None = None,
         clock: Callable[[], float] = time.time,
         on_event: Callable[[str], None] | None = None,
     ) -> None:
@@ -102,6 +95,8 @@ class EmbeddedNats:
         self._retired: Retired = dict(retired or {})
         self._binary = binary
         self._host = host
+        self._tls = tls
+        self._tls_stamp = tls.stamp() if tls else ()
         self._clock = clock
         self._on_event = on_event
         self._process: asyncio.subprocess.Process | None = None
@@ -120,12 +115,17 @@ class EmbeddedNats:
     @property
     def url(self) -> str:
         """Where clients on this machine connect."""
-        return f"nats://{self._local_host}:{self._port}"
+        return f"{'tls' if self._tls else 'nats'}://{self._local_host}:{self._port}"
 
     @property
     def pid(self) -> int | None:
         """The server's process id, or None while it does not run."""
         return self._process.pid if self._running() and self._process else None
+
+    @property
+    def tls(self) -> Tls | None:
+        """How clients on this machine speak to it."""
+        return self._tls.own if self._tls else None
 
     @property
     def retired(self) -> Retired:
@@ -205,6 +205,16 @@ class EmbeddedNats:
         self._claims[natsauth.subject_of(jwt)] = jwt
         await self._push([jwt])
 
+    def follow_certificates(self) -> bool:
+        """Have the running server show a certificate that was replaced; tells whether one was. Connections stay."""
+        stamp = self._tls.stamp() if self._tls else ()
+        if stamp == self._tls_stamp or self._process is None:
+            return False
+        self._tls_stamp = stamp
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGHUP)
+        return True
+
     async def stop(self) -> None:
         """End the server in order, by force after `STOP_TIMEOUT` seconds. May be called again."""
         self._stopping = True
@@ -223,7 +233,7 @@ class EmbeddedNats:
         self._write_config()
         program = str(self._binary or natsconf.find_server())
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), program, "-c", str(self._config)),
+            *(sys.executable, "-I", "-S", "-c", natsconf.LAUNCHER, str(os.getpid()), program, "-c", str(self._config)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
@@ -421,6 +431,7 @@ class EmbeddedNats:
             accounts=self._accounts,
             claims=self._claims,
             now=self._now(),
+            tls=self._tls,
         )
         self._config.write_text(text, encoding="utf-8")
         self._config.chmod(0o600)
@@ -467,6 +478,8 @@ class EmbeddedNats:
                     name="accounts",
                     user_jwt_cb=lambda: jwt.encode("ascii"),
                     signature_cb=lambda nonce: natsauth.sign_nonce(seed, nonce),
+                    tls=self._tls.own.context() if self._tls else None,
+                    tls_hostname=self._tls.own.name if self._tls else None,
                 ),
                 5.0,
             )

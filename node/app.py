@@ -29,6 +29,7 @@ from node.api.server import Operations, make_app
 from node.catchup import Catchup
 from node.config import Config, Hook
 from node.core import NodeCore
+from node.dialling import tls_of
 from node.feed import Feed
 from node.keywatch import KeyWatch
 from node.lookout import Lookout
@@ -223,7 +224,7 @@ class Node:
             name=config.member,
             stream=subjects.inbox_stream(config.member),
             consumer=subjects.NODE_CONSUMER,
-            ca_file=config.ca_file,
+            tls=tls_of(config, invitation),
             on_state=on_state,
         )
 

@@ -37,6 +37,7 @@ from node.config import (
     find_config,
     load_config,
 )
+from node.dialling import keep_certificate
 from node.keycli import held_trust
 from node.reading import open_reader
 from node.store import Store, microseconds
@@ -269,6 +270,7 @@ def _join(place: Path, invitation_file: Path) -> int:
     if creds.exists() and config.invitation.exists() and load_invitation(config.invitation) == invitation:
         print(f"{config.member} has this invitation already")
         return 0
+    keep_certificate(config.keys, invitation.certificate, seed)
     write_secret(creds, natsauth.format_creds(invitation.user_jwt, seed).encode("ascii"))
     save_invitation(config.invitation, invitation)
     members = len(trust.registry.members)

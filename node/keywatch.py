@@ -21,6 +21,7 @@ from node.core import NodeCore
 from node.loops import PAUSE, State, Writer
 from node.store import microseconds
 from protocol import natsauth
+from protocol.certs import read_certificate
 from protocol.errors import ConfigError, Transient
 from protocol.keylife import Life, ending, lives_of, stage, state_of
 from protocol.keys import read_secret
@@ -33,6 +34,7 @@ LOOK: Final = 3600.0
 SIGNING_USE: Final = "signs reports, confirmations and cosignatures"
 SEALING_USE: Final = "opens reports sealed to this member"
 TRANSPORT_USE: Final = "opens the connection to the bus"
+CERTIFICATE_USE: Final = "shown to the bus, in TLS"
 FINGERPRINT_USE: Final = "hashes content, so that the broker knows it again"
 
 
@@ -60,7 +62,15 @@ def transport_lives(keys: Path, now: datetime) -> list[Life]:
         return []
     begins, ends = _moment(start), _moment(end)
     state = state_of(begins, ends, None, in_use=True, now=now)
-    return [Life("transport", natsauth.subject_of(jwt), TRANSPORT_USE, "nkey", state, True, begins, ends)]
+    found = [Life("transport", natsauth.subject_of(jwt), TRANSPORT_USE, "nkey", state, True, begins, ends)]
+
+    path = keys / files.NATS_CERTIFICATE
+    if path.exists():
+        shown = read_certificate(read_secret(path), str(path))
+        state = state_of(shown.not_before, shown.not_after, None, in_use=True, now=now)
+        span = (shown.not_before, shown.not_after)
+        found.append(Life("certificate", shown.serial, CERTIFICATE_USE, shown.alg, state, True, *span))
+    return found
 
 
 def _moment(seconds: int | None) -> datetime | None:

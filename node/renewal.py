@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from node import config as files
 from node.core import NodeCore
+from node.dialling import keep_certificate
 from node.loops import PAUSE, REQUEST_TIMEOUT, Refresher, State, Writer
 from node.witness import Witness
 from protocol import natsauth, subjects
@@ -282,12 +283,15 @@ class Renewal:
         seed = read_secret(fresh).decode("ascii").strip()
         if natsauth.subject_of(claim.user_jwt) != public:
             raise ProtocolError(Reason.WRONG_AUDIENCE, "$.user_jwt", "the claim is for another key")
-        before = creds.read_bytes()
+        certificate = self._keys / files.NATS_CERTIFICATE
+        before = [(path, path.read_bytes()) for path in (creds, certificate) if path.exists()]
+        keep_certificate(self._keys, claim.certificate, seed)
         replace_secret(creds, natsauth.format_creds(claim.user_jwt, seed).encode("ascii"))
         try:
             await link.renew()
         except (Transient, ConfigError):
-            replace_secret(creds, before)
+            for path, data in before:
+                replace_secret(path, data)
             raise
         fresh.replace(self._keys / files.NATS_SEED)
         log.info("node.connection_renewed", key=public)

@@ -98,6 +98,15 @@ def read_certificate(pem: bytes, where: str) -> Certificate:
     )
 
 
+def public_in(pem: bytes, where: str) -> bytes:
+    """The raw public key in a certificate for an Ed25519 key. ConfigError if it is none."""
+    read_certificate(pem, where)
+    public = x509.load_pem_x509_certificate(pem).public_key()
+    if not isinstance(public, Ed25519PublicKey):
+        raise ConfigError(f"{where} is not for an Ed25519 key")
+    return public.public_bytes_raw()
+
+
 def names_of(pem: bytes, where: str) -> list[str]:
     """For which names and addresses a server's certificate is. ConfigError if it is none."""
     read_certificate(pem, where)

@@ -63,6 +63,18 @@ def is_public(text: str, role: Role) -> bool:
     return raw[0] == role.value and raw[-2:] == checksum
 
 
+def raw_seed(seed: str) -> bytes:
+    """The 32 bytes of an Ed25519 private key that a seed is made of; raise `ConfigError` if it is none."""
+    _pair(seed)
+    # Two bytes of prefix before it, two of checksum behind it.
+    return base64.b32decode(seed.strip() + "=" * (-len(seed.strip()) % 8))[2:34]
+
+
+def raw_public(public: str) -> bytes:
+    """The 32 bytes of a public key."""
+    return base64.b32decode(public)[1:33]
+
+
 def sign_claims(issuer_seed: str, subject: str, name: str, nats: Mapping[str, Any], now: int) -> str:
     """Sign a claim about the public key `subject`.
 

@@ -26,11 +26,11 @@ NAMES = ("jp", "sg")
 
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[Running]:
-    """A region of two nodes."""
+    """A region of two nodes, its bus in TLS."""
     tree = Tree(tmp_path / "logs")
     async with aiohttp.ClientSession() as session:
         try:
-            place = await asyncio.to_thread(make, tmp_path, 0, NAMES)
+            place = await asyncio.to_thread(make, tmp_path, 0, NAMES, tls=True)
             yield Running(place, tree, await start(place, tree, session), session)
         finally:
             await tree.stop()
@@ -77,6 +77,8 @@ async def test_every_key_is_renewed_under_load(pair: Running) -> None:
     creds = node / "keys" / "nats.creds"
     before = subject_of(parse_creds(creds.read_text())[0])
     old_broker = json.loads((home / "keys" / "broker.json").read_text())[0]["kid"]
+    certificates = [home / "keys" / "tls" / "server.pem", node / "keys" / "nats-certificate.pem"]
+    shown = [path.read_bytes() for path in certificates]
     started = time.monotonic()
     load = Load(pair, "jp")
     await load.more(10)
@@ -104,16 +106,25 @@ async def test_every_key_is_renewed_under_load(pair: Running) -> None:
 
     await eventually(of_broker, "the broker's")
     print(f"the broker's key: {time.monotonic() - began:.2f} s")
+    await load.more(10)
+    kentongan("broker", "rotate", home, "--tls")
+
+    async def reloaded() -> bool:
+        return "nats.certificate_renewed" in pair.tree.kept["broker"].log.read_text()
+
+    await eventually(reloaded, "the certificate of the bus")
     await load.more(20)
     await load.stop()
+    for path, data in zip(certificates, shown, strict=True):
+        assert path.read_bytes() != data, path
     print(f"{len(load.posted)} reports, {time.monotonic() - started:.2f} s")
     new_broker = json.loads((home / "keys" / "broker.json").read_text())[-1]["kid"]
     assert new_broker != old_broker
 
     async def settled() -> bool:
         held = {item["report_id"] for item in await pair.inbox("sg")}
-        shown = [await pair.doors["jp"].get(f"/v1/reports/{report}") for report in load.posted]
-        states = {one["revisions"][0]["state"] for one in shown}
+        reports = [await pair.doors["jp"].get(f"/v1/reports/{report}") for report in load.posted]
+        states = {one["revisions"][0]["state"] for one in reports}
         assert states <= {"queued", "accepted"}, states
         return held.issuperset(load.posted) and states == {"accepted"}
 
