@@ -28,6 +28,7 @@ _MESSAGE_TOO_LARGE: Final = 10054  # JetStream error code
 _REFUSALS: Final = ("authorization violation", "authentication expired", "authentication revoked", "not authorized")
 _NO_CERTIFICATE: Final = ("certificate required", "alert bad certificate", "alert certificate", "alert unknown ca")
 """The server's words about a certificate that it was shown, or was not."""
+_CLEAR: Final = "the server does not encrypt"
 SEND_ERRORS: Final = (
     nats.errors.ConnectionClosedError,
     nats.errors.ConnectionDrainingError,
@@ -62,6 +63,16 @@ class Credentials:
         return natsauth.sign_nonce(self._seed, nonce)
 
 
+class _Client(Client):
+    """The library's, which speaks in the clear to a server that does not ask for TLS: not if we do."""
+
+    def _connect_command(self) -> bytes:
+        if self.options.get("tls") is not None and not self._server_info.get("tls_required"):
+            raise ssl.SSLCertVerificationError(_CLEAR)
+        command: bytes = super()._connect_command()
+        return command
+
+
 async def dial(
     url: str,
     options: Callable[[Client, OnError], dict[str, Any]],
@@ -78,7 +89,7 @@ async def dial(
         Transient: no server answered in time.
         ConfigError: the server refused.
     """
-    nc = Client()
+    nc = _Client()
     refusal: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def on_error(exc: Exception) -> None:
@@ -183,6 +194,8 @@ class Tls:
 
 def _refusal_text(text: str) -> str:
     low = text.lower()
+    if _CLEAR in low:
+        return "the bus does not encrypt, and this side must: somebody may be in between; call the broker's operator"
     if any(word in low for word in _NO_CERTIFICATE):
         return f"the bus wants a certificate of this member: ask the broker's operator for another invitation ({text})"
     if "hostname mismatch" in low or "ip address mismatch" in low:

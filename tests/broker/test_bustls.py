@@ -136,6 +136,24 @@ async def test_another_server_is_not_believed(place: Place) -> None:
             await asyncio.sleep(0.05)
 
 
+async def test_a_bus_in_the_clear_is_not_taken_for_one_in_tls(place: Place) -> None:
+    """Whoever sits in between cannot talk the node out of encrypting: it says nothing before that."""
+    heard = b""
+
+    async def clear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal heard
+        writer.write(b'INFO {"server_id":"x","version":"2.11.0","max_payload":1048576,"nonce":"abcdefghijk"}\r\n')
+        heard += await reader.read(100)
+        writer.close()
+
+    server = await asyncio.start_server(clear, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(ConfigError, match="does not encrypt"):
+        await place.connect(url=f"nats://127.0.0.1:{port}")
+    server.close()
+    assert heard == b""
+
+
 async def test_a_certificate_is_renewed_without_a_break(place: Place) -> None:
     """Connections stay, new ones see the new certificate, and who is suspended stays outside."""
     bus = await place.connect()
