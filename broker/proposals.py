@@ -6,7 +6,6 @@ one step does it all; where it is not, a proposal is left that says what is aske
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -70,7 +69,7 @@ def write_new(path: Path, data: bytes) -> None:
 def make_trustee(key_file: Path, trustee_id: str, name: str) -> Trustee:
     """A new key of a trustee, saved, and the trustee's public entry."""
     now = _now().replace(microsecond=0)
-    key = SigningKey.from_seed(secrets.token_bytes(32))
+    key = SigningKey.generate()
     record = key.record(now - timedelta(hours=1), now + TRUSTEE_LIFE)
     try:
         trustee = convert({"id": trustee_id, "name": name, "key": msgspec.to_builtins(record)}, Trustee)

@@ -10,7 +10,6 @@ key is deleted. Refuses a second renewal while one is open (ConfigError).
 
 from __future__ import annotations
 
-import secrets
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -88,7 +87,7 @@ def ask(config: Config, now: datetime, overlap_days: int) -> tuple[KeyRecord, Ou
         end = min(record.not_after, now + timedelta(days=overlap_days))
         return msgspec.structs.replace(record, not_after=end) if record.kid == present else record
 
-    key = SigningKey.from_seed(secrets.token_bytes(32))
+    key = SigningKey.generate()
     fresh = key.record(now - AHEAD, now + KEY_LIFE)
     key.save(config.keys / NEXT)
     try:

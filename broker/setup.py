@@ -128,7 +128,7 @@ def init(
     if not 1 <= threshold <= max(1, len(trustees)):
         raise ConfigError(f"--threshold: there are {len(trustees)} trustees")
     now = datetime.now(UTC).replace(microsecond=0)
-    key = SigningKey.from_seed(secrets.token_bytes(32))
+    key = SigningKey.generate()
     key.save(directory / "keys" / "signing.pem")
     record = key.record(now - timedelta(hours=1), now + KEY_LIFE)
     (directory / "keys" / "broker.json").write_bytes(msgspec.json.format(msgspec.json.encode([record])))

@@ -213,7 +213,7 @@ def _init(place: Path, member_id: str, jurisdiction: str | None, name: str | Non
     jurisdiction = jurisdiction or member_id.partition("-")[0]
     name = name or member_id
     now = datetime.now(UTC).replace(microsecond=0)
-    key = SigningKey.from_seed(secrets.token_bytes(32))
+    key = SigningKey.generate()
     seed = natsauth.create_seed(natsauth.Role.USER, secrets.token_bytes(natsauth.SEED_ENTROPY))
     # A clock that runs a little ahead here must not make the key invalid there.
     record = key.record(now - timedelta(hours=1), now + KEY_LIFE)

@@ -115,7 +115,7 @@ def ask(
     start, end = now.replace(microsecond=0) - AHEAD, now.replace(microsecond=0) + KEY_LIFE
     new = sealed = None
     if signing:
-        key = SigningKey.from_seed(secrets.token_bytes(32))
+        key = SigningKey.generate()
         key.save(keys / NEXT)
         new = key.record(start, end)
     if sealing:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import stat
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Mapping
@@ -108,6 +109,13 @@ class SigningKey:
         self._private = private
         self.public = private.public_key().public_bytes_raw()
         self.kid = thumbprint(self.public)
+
+    @classmethod
+    def generate(cls, rand: Callable[[int], bytes] = secrets.token_bytes) -> SigningKey:
+        """A new key. Its id begins with no hyphen, so that it can be an argument of a command."""
+        while (key := cls.from_seed(rand(32))).kid.startswith("-"):
+            pass
+        return key
 
     @classmethod
     def from_seed(cls, seed: bytes) -> SigningKey:
