@@ -54,7 +54,7 @@ from protocol.governance import (
     open_record,
 )
 from protocol.govwords import headline, say
-from protocol.keys import KeyRecord, SigningKey
+from protocol.keys import ALGORITHMS, ED25519, KeyRecord, SigningKey
 from protocol.parse import convert
 from protocol.registry import Agreement, Group, Member
 
@@ -75,6 +75,7 @@ def add_parsers(commands: Any) -> None:
     init.add_argument("directory", type=Path)
     init.add_argument("--id", required=True, help="such as ministry-id")
     init.add_argument("--name", required=True)
+    init.add_argument("--algorithm", choices=sorted(ALGORITHMS), default=ED25519)
     init.set_defaults(run=_trustee)
     members = commands.add_parser("members", help="decide about members")
     approving = members.add_subparsers(required=True, metavar="COMMAND").add_parser(
@@ -90,7 +91,7 @@ def _trustee(args: argparse.Namespace) -> int:
     file = args.directory / TRUSTEE_FILE
     if file.exists():
         raise ConfigError(f"{file} exists and is never overwritten: move it away first")
-    made = make_trustee(args.directory / TRUSTEE_KEY, args.id, args.name)
+    made = make_trustee(args.directory / TRUSTEE_KEY, args.id, args.name, args.algorithm)
     write_new(file, msgspec.json.format(msgspec.json.encode(made)) + b"\n")
     print(f"Made the trustee {made.id} ({made.name}). Its key: {made.key.kid}, until {made.key.not_after:%Y-%m-%d}.")
     print(f"Hand {file} to the broker's operator and read the key's id to all others; keep {TRUSTEE_KEY} to yourself.")

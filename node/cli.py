@@ -50,7 +50,7 @@ from protocol.faults import tell
 from protocol.governance import open_record
 from protocol.govwords import say
 from protocol.invitation import load_invitation, save_invitation
-from protocol.keys import SigningKey, read_secret, write_secret
+from protocol.keys import ALGORITHMS, ED25519, SigningKey, read_secret, write_secret
 from protocol.parse import convert
 from protocol.registry import Member
 from protocol.sealing import SealingKey
@@ -173,7 +173,8 @@ def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None
     init.add_argument("--jurisdiction", help="default: the member id up to its first -")
     init.add_argument("--name", help="default: the member id")
     init.add_argument("--port", type=int, default=DEFAULT_PORT)
-    init.set_defaults(run=lambda args: _init(args.dir, args.member, args.jurisdiction, args.name, args.port))
+    init.add_argument("--algorithm", choices=sorted(ALGORITHMS), default=ED25519, help="of the signing key")
+    init.set_defaults(run=_init)
     join = commands.add_parser("join", help="take the invitation from the broker's operator")
     join.add_argument("dir", type=Path)
     join.add_argument("invitation", type=Path)
@@ -209,11 +210,12 @@ def main(arguments: list[str] | None = None) -> int:
     return process.exit_code(lambda: int(args.run(args)), lambda text: print(text, file=sys.stderr))
 
 
-def _init(place: Path, member_id: str, jurisdiction: str | None, name: str | None, port: int) -> int:
-    jurisdiction = jurisdiction or member_id.partition("-")[0]
-    name = name or member_id
+def _init(args: argparse.Namespace) -> int:
+    place, member_id, port = args.dir, args.member, args.port
+    jurisdiction = args.jurisdiction or member_id.partition("-")[0]
+    name = args.name or member_id
     now = datetime.now(UTC).replace(microsecond=0)
-    key = SigningKey.generate()
+    key = SigningKey.generate(args.algorithm)
     seed = natsauth.create_seed(natsauth.Role.USER, secrets.token_bytes(natsauth.SEED_ENTROPY))
     # A clock that runs a little ahead here must not make the key invalid there.
     record = key.record(now - timedelta(hours=1), now + KEY_LIFE)

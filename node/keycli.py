@@ -23,7 +23,7 @@ from node.trust import Trust
 from protocol.errors import ConfigError, ProtocolError
 from protocol.invitation import load_invitation
 from protocol.keylife import as_document, ending, parse_within, table
-from protocol.keys import SigningKey, read_secret
+from protocol.keys import ALGORITHMS, SigningKey, read_secret
 from protocol.natsauth import Role, is_public, parse_creds, subject_of
 from protocol.registry import Member
 
@@ -42,6 +42,7 @@ def add_parsers(commands: Any) -> None:
     rotate.add_argument("place", type=Path, metavar="DIR|node.toml")
     rotate.add_argument("--sealing", action="store_true", help="a new sealing key too")
     rotate.add_argument("--transport", action="store_true", help="a new key for the connection to the bus, only that")
+    rotate.add_argument("--algorithm", choices=sorted(ALGORITHMS), help="of the signing key (default: as it is)")
     rotate.add_argument("--overlap", type=int, default=7, metavar="DAYS", help="how long the old key stays valid")
     rotate.set_defaults(run=_rotate)
     revoke = commands.add_parser("revoke", help="a key was stolen or lost: it counts no more, from a time on")
@@ -93,10 +94,11 @@ def _rotate(args: argparse.Namespace) -> int:
     wish = ask(
         config.keys,
         now,
-        signing=args.sealing or not args.transport,
+        signing=args.sealing or args.algorithm is not None or not args.transport,
         sealing=args.sealing,
         transport=args.transport,
         overlap_days=args.overlap,
+        algorithm=args.algorithm,
     )
     return _wished(wish)
 

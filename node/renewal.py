@@ -95,6 +95,7 @@ def ask(
     transport: bool = False,
     overlap_days: int = 7,
     transport_overlap: timedelta | None = None,
+    algorithm: str | None = None,
     revoke: str | None = None,
     since: datetime | None = None,
 ) -> Wish:
@@ -102,6 +103,7 @@ def ask(
 
     Args:
         signing, sealing, transport: which keys are made.
+        algorithm: of the new signing key; by default that of the present one.
         transport_overlap: how long the old key still opens connections, if not for the overlap of the others.
         revoke: a key that counts no more from `since` on.
 
@@ -111,11 +113,11 @@ def ask(
     if read_wish(keys) is not None:
         raise ConfigError(f"{keys / WISH}: a renewal is open; let the node finish it, or remove the file")
     complete(keys)
-    old = SigningKey.load(keys / files.SIGNING_KEY).kid
+    present = SigningKey.load(keys / files.SIGNING_KEY)
     start, end = now.replace(microsecond=0) - AHEAD, now.replace(microsecond=0) + KEY_LIFE
     new = sealed = None
     if signing:
-        key = SigningKey.generate()
+        key = SigningKey.generate(algorithm or present.alg)
         key.save(keys / NEXT)
         new = key.record(start, end)
     if sealing:
@@ -129,7 +131,7 @@ def ask(
         write_secret(keys / files.NATS_NEXT, seed.encode("ascii"))
     stays = timedelta(days=overlap_days) if transport_overlap is None else transport_overlap
     wish = Wish(
-        old=old,
+        old=present.kid,
         new=new,
         sealing=sealed,
         overlap_days=overlap_days,

@@ -21,7 +21,7 @@ from protocol import limits
 from protocol.errors import ConfigError, ProtocolError
 from protocol.jws import sign_jws, split_jws, verify_parts
 from protocol.keys import KeyRecord, KeyRing, Signer, VerifyKey
-from protocol.notes import NoteKey, log_keys, origin_of, witness_keys
+from protocol.notes import NoteKey, cosigns, log_keys, origin_of, witness_keys
 from protocol.parse import decode
 from protocol.policy import Circles, Pact, Recipient
 from protocol.reasons import Reason
@@ -143,6 +143,8 @@ class Registry:
                 raise ConfigError(f"agreement {agreement.id}: no member in {', '.join(sorted(strangers))}")
             if len(set(agreement.parties)) < 2:
                 raise ConfigError(f"agreement {agreement.id}: an agreement has two parties or more")
+        if not all(cosigns(record) for record in region.broker_keys):
+            raise ConfigError("a key of the broker signs the log's notes too, for which there is Ed25519 only")
         _check_sealing_keys(region)
         self.region = region
         self.members = {member.id: member for member in region.members}
@@ -185,8 +187,9 @@ class Registry:
         return origin_of(self.region.region)
 
     def witnesses(self) -> list[Member]:
-        """The members whose cosignatures count: active, with a node."""
-        return [member for member in self.region.members if member.keys and member.status == "active"]
+        """The members that cosign: active, with a node whose newest key is one for that (`notes.cosigns`)."""
+        active = [member for member in self.region.members if member.keys and member.status == "active"]
+        return [one for one in active if cosigns(max(one.keys, key=lambda key: (key.not_before, key.kid)))]
 
     @property
     def quorum(self) -> int:
@@ -198,8 +201,9 @@ class Registry:
         return log_keys(self.origin, BROKER, self.region.broker_keys)
 
     def witness_keys(self) -> list[NoteKey]:
-        """The keys with which the witnesses cosign."""
-        return [key for member in self.witnesses() for key in witness_keys(member.id, member.keys)]
+        """The keys under which cosignatures of active members count, also those from before another algorithm."""
+        active = [member for member in self.region.members if member.status == "active"]
+        return [key for member in active for key in witness_keys(member.id, member.keys)]
 
     def coordinator(self) -> Member | None:
         """The coordinator, if the region has one."""
