@@ -102,8 +102,13 @@ class Accounts:
             "BROKER", self.broker_account, _limits(exports=_UNLIMITED, storage=storage), now, exports=exports
         )
 
-    def member_account_jwt(self, member: str, now: int, *, revoked: bool = False) -> str:
+    def member_account_jwt(
+        self, member: str, now: int, *, revoked: bool = False, retired: Mapping[str, int] | None = None
+    ) -> str:
         """Claim about a member's account.
+
+        Args:
+            retired: user keys that open no connection any more, and since when.
 
         With `revoked` the account may hold no connection, imports nothing, and refuses every user claim, those still
         to be issued included: three independent reasons to be cut off at once. A later claim without it restores the
@@ -122,7 +127,7 @@ class Accounts:
             limits_,
             now,
             imports=[] if revoked else _imports(member, self.broker_account),
-            revocations=_ALL_REVOKED if revoked else {},
+            revocations=_ALL_REVOKED if revoked else retired or {},
         )
 
     def closed_account_jwt(self, account: str, now: int) -> str:
@@ -280,12 +285,3 @@ def _write_new(path: Path, seed: str) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
-
-
-def replace_secret(path: Path, data: bytes) -> None:
-    """The broker's own bus credentials are derived from its keys and written anew at every start."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)

@@ -74,6 +74,7 @@ class Api:
         return answer({"ready": up, "bus": up}, 200 if up else 503)
 
     async def _metrics(self, _: web.Request) -> web.StreamResponse:
+        self._broker.metrics.show_keys(self._broker.keys.seconds())
         return web.Response(body=self._broker.metrics.render(), content_type="text/plain")
 
     async def _status(self, _: web.Request) -> web.StreamResponse:
@@ -86,6 +87,7 @@ class Api:
                 "serial": region.serial,
                 "members": len(region.members),
                 "bus": bus is not None and bus.connected,
+                "keys_ending": self._broker.keys.soon(),
                 **numbers,
             }
         )

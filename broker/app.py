@@ -20,20 +20,22 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from broker import governing, members, policies, sequencer, store, tables, topology
-from broker.accounts import Accounts, replace_secret
+from broker import busside, governing, members, policies, sequencer, store, tables, topology
 from broker.api import Api
+from broker.bustls import lives
 from broker.config import Config
 from broker.deliver import Redelivery
 from broker.erase import Erased
 from broker.feed import Feed
 from broker.governor import Governor
 from broker.ingest import PULL, Incoming, Ingest, Work, how_many, in_batches
+from broker.keywatch import KeyWatch
 from broker.log import Log
 from broker.metrics import Metrics
 from broker.natsd import EmbeddedNats
 from broker.notices import missed
 from broker.outgoing import Outgoing
+from broker.renewal import CurrentKey, current_key
 from broker.sequencer import Sequencer
 from protocol import subjects
 from protocol.bus import NatsBus
@@ -54,12 +56,14 @@ FOLLOW: Final = 0.25
 """Seconds between looks at the region's files: who is suspended is cut off within one second."""
 RECONCILE_EVERY: Final = 5.0
 TRIM_EVERY: Final = 60.0
+KEYS_EVERY: Final = 3600.0
 REGION_METHOD: Final = "region"
 MISSED_METHOD: Final = "missed"
 PUBLISH_METHOD: Final = "policy.publish"
 POLICIES_METHOD: Final = "policy.list"
 GOVERNANCE_METHOD: Final = governing.LIST_METHOD
 OFFER_METHOD: Final = governing.OFFER_METHOD
+CLAIM_METHOD: Final = "transport.claim"
 
 
 def _utc() -> datetime:
@@ -70,14 +74,14 @@ class Broker:
     """A running broker. Make it with `run`."""
 
     def __init__(
-        self, config: Config, signer: SigningKey, records: list[KeyRecord], clock: Callable[[], datetime] = _utc
+        self, config: Config, own: SigningKey, records: list[KeyRecord], clock: Callable[[], datetime] = _utc
     ) -> None:
         self.config = config
-        self._signer = signer
+        self._signer = signer = CurrentKey(own)
         self._records = records
         self._clock = clock
         self._store = store.Store(store.open_engine(config.ledger_url))
-        self.log = Log(self._store, signer, signer.public, lambda: self._state)
+        self.log = Log(self._store, signer, lambda: self._state)
         self._governor = Governor(self._store, config.region, signer, clock)
         self._state = self._load_state()
         self._stamp = members.stamp(config.region)
@@ -96,6 +100,7 @@ class Broker:
         self.metrics = Metrics()
         self.feed = Feed(self._store, lambda: self._state, clock)
         self._sequencer = Sequencer(self.log, read=self.read, write=self._write, clock=clock, metrics=self.metrics)
+        self.keys = KeyWatch(lambda: self._state, lambda: self._signer.kid, clock, partial(lives, config))
         self.bus: NatsBus | None = None
         self.nats: EmbeddedNats | None = None
         self.bugs = Bugs()
@@ -172,8 +177,8 @@ class Broker:
             stack.callback(self._readers.shutdown)
             await self._write(self._governor.record, self._state)
             await self._write(self.log.load, self._clock())
-            await self._start_nats(stack)
-            self.bus = await self._connect()
+            self.nats = await busside.start_server(self.config, *self._ids(), self._retired(), stack)
+            self.bus = await busside.connect(self.config, self.nats)
             stack.push_async_callback(self.bus.close)
             await self._reconcile()
             # Policies may have changed while nobody was here to apply them to what was queued.
@@ -193,48 +198,16 @@ class Broker:
                 loops.create_task(self._topology_loop(), name="topology")
                 loops.create_task(self._members_loop(), name="members")
                 loops.create_task(self.bugs.watch(), name="bugs")
-
-    async def _start_nats(self, stack: AsyncExitStack) -> None:
-        settings = self.config.nats
-        if settings.mode == "external":
-            return
-        accounts = Accounts.load(self.config.keys / "nats")
-        ids, suspended = self._ids()
-        self.nats = EmbeddedNats(
-            self.config.data / "nats",
-            settings.port,
-            accounts,
-            ids,
-            suspended=suspended,
-            host=settings.host,
-            on_event=lambda event: log.warning("nats.event", what=event),
-        )
-        await self.nats.start()
-        stack.push_async_callback(self.nats.stop)
+                loops.create_task(self._keys_loop(), name="keys")
 
     def _ids(self) -> tuple[list[str], list[str]]:
         """Members with a node, and those of them that are suspended."""
         nodes = [member for member in self._state.registry.region.members if member.keys]
         return [member.id for member in nodes], [member.id for member in nodes if member.status != "active"]
 
-    async def _connect(self) -> NatsBus:
-        settings = self.config.nats
-        creds = settings.creds
-        if self.nats is not None:
-            creds = self.config.data / "nats" / "broker.creds"
-            text = Accounts.load(self.config.keys / "nats").broker_creds(int(time.time()))
-            replace_secret(creds, text.encode("ascii"))
-        url = self.nats.url if self.nats else str(settings.url)
-        return await NatsBus.connect(
-            url,
-            creds=creds,
-            name="kentongan-broker",
-            stream=subjects.INTAKE_STREAM,
-            consumer=subjects.BROKER_CONSUMER,
-            ca_file=settings.ca_file,
-            connect_timeout=15.0,
-            on_state=lambda what: log.info("bus.state", what=what),
-        )
+    def _retired(self) -> dict[str, dict[str, int]]:
+        chain = self._state.chain
+        return busside.retired_keys(chain.state, self._clock()) if chain is not None else {}
 
     # --- loops --------------------------------------------------------------------------------------------------
 
@@ -428,9 +401,13 @@ class Broker:
         """Follow the region's files. A change takes effect as a whole; a broken one is reported and not used."""
         while True:
             await asyncio.sleep(FOLLOW)
+            if self.nats is not None and self.nats.follow_certificates():
+                log.info("nats.certificate_renewed")
             found = members.stamp(self.config.region)
             try:
                 if found == self._stamp and not await self.read(self._outdated):
+                    if self.nats is not None and self.nats.retired != (retired := self._retired()):
+                        await self.nats.set_members(*self._ids(), retired)
                     continue
                 self._stamp = found
                 state = await self.read(self._load_state)
@@ -447,8 +424,9 @@ class Broker:
             log.info("broker.region_changed", serial=state.registry.region.serial, stopped=sorted(gone))
             try:
                 if self.nats is not None:
-                    await self.nats.set_members(ids, suspended)
+                    await self.nats.set_members(ids, suspended, self._retired())
                 await self._write(self._governor.record, self._state)
+                await self._take_key()
                 await self._sequencer.region_changed()
                 for member in gone:
                     await topology.purge_inbox(self._bus().nc, member)
@@ -459,6 +437,19 @@ class Broker:
             except Transient as exc:
                 self._stamp = ()
                 log.warning("broker.waiting", why=str(exc))
+
+    async def _take_key(self) -> None:
+        """Sign with the new key, if the region lists it by now: nodes are shown it from here on."""
+        fresh = await self.read(current_key, self.config, self._state.registry.region)
+        if fresh.kid != self._signer.kid:
+            await self._write(self._signer.use, fresh)
+            self._records = [one for one in self._state.registry.region.broker_keys if one.kid == fresh.kid]
+            log.info("broker.key_renewed", kid=fresh.kid)
+
+    async def _keys_loop(self) -> None:
+        while True:
+            self.keys.warn()
+            await asyncio.sleep(KEYS_EVERY)
 
     # --- services -----------------------------------------------------------------------------------------------
 
@@ -476,7 +467,10 @@ class Broker:
         if method == GOVERNANCE_METHOD:
             return await self.read(self._governor.listed, data)
         if method == OFFER_METHOD:
-            return await self.read(self._governor.offered, member, data)
+            mints = self.nats is not None
+            return await self.read(partial(self._governor.offered, member, data, mints=mints))
+        if method == CLAIM_METHOD:
+            return await self.read(busside.claim, self.config, self._state.registry, member)
         if method in sequencer.METHODS:
             return await self._sequencer.answer(member, method, data)
         raise ProtocolError(Reason.UNKNOWN_PATH, "$", "no such method")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from uuid import UUID
 
-from broker import governcli, setup
+from broker import governcli, keycli, setup
 from broker.app import Broker
 from broker.audit import Line, Question, audit
 from broker.auditformat import FORMATS
@@ -42,10 +42,19 @@ def add_parser(commands: Any) -> None:
     init.add_argument("--host", default="127.0.0.1", help="address on which members reach the bus")
     init.add_argument("--port", type=int, default=8480, help="HTTP port for coordinators")
     init.add_argument("--nats-port", type=int, default=4222, help="port on which members reach the bus")
+    init.add_argument(
+        "--tls",
+        action=argparse.BooleanOptionalAction,
+        help="encrypt the bus, with an authority of the region's own (default: if --host is not this machine alone)",
+    )
+    init.add_argument(
+        "--tls-name", action="append", default=[], metavar="NAME", help="another name or address of the bus"
+    )
     governcli.add_founding(init)
     init.set_defaults(run=_init)
 
     governcli.add_actions(actions)
+    keycli.add_actions(actions)
 
     check = actions.add_parser("check", help="hold everything that the ledger and its log hold to what was signed")
     check.add_argument("config", type=Path, help="broker.toml, or the directory that holds it")
@@ -91,6 +100,8 @@ def _init(args: argparse.Namespace) -> int:
         nats_port=args.nats_port,
         trustees=trustees,
         threshold=threshold,
+        tls=args.tls,
+        tls_names=args.tls_name,
     )
     print(f"Region {args.region} in {args.directory}. Broker key {kid}.")
     print(f"Coordinator's token, shown once: {token}")

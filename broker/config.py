@@ -33,6 +33,12 @@ class Nats(Section, frozen=True, kw_only=True):
     url: str | None = None
     creds: Path | None = None
     ca_file: Path | None = None
+    """PEM; who vouches for the server: the broker believes it, and invitations tell members to."""
+    tls_cert: Path | None = None
+    """PEM; the embedded server's certificate. Without it, the bus is not encrypted."""
+    tls_key: Path | None = None
+    client_ca: Path | None = None
+    """PEM; the embedded server lets in only whom it vouches for: see `kentongan broker init --tls`."""
     replicas: Annotated[int, Meta(ge=1, le=5)] = 1
     """Servers of an external cluster that hold each stream: three survive the loss of one."""
 
@@ -79,4 +85,8 @@ def load_config(path: Path) -> Config:
     config = load_settings(path, Config, "kentongan broker init")
     if config.nats.mode == "external" and not config.nats.url:
         raise ConfigError(f'{path}: [nats] mode = "external" needs a url')
+    if (config.nats.tls_cert is None) != (config.nats.tls_key is None):
+        raise ConfigError(f"{path}: [nats] needs both tls_cert and tls_key, or neither")
+    if config.nats.client_ca is not None and config.nats.tls_cert is None:
+        raise ConfigError(f"{path}: [nats] client_ca needs tls_cert and tls_key")
     return config

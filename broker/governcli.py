@@ -55,7 +55,7 @@ from protocol.governance import (
     open_record,
 )
 from protocol.govwords import headline, say
-from protocol.keys import KeyRecord, SigningKey
+from protocol.keys import ALGORITHMS, ED25519, KeyRecord, SigningKey
 from protocol.parse import convert
 from protocol.registry import Agreement, Group, Member
 
@@ -76,6 +76,7 @@ def add_parsers(commands: Any) -> None:
     init.add_argument("directory", type=Path)
     init.add_argument("--id", required=True, help="such as ministry-id")
     init.add_argument("--name", required=True)
+    init.add_argument("--algorithm", choices=sorted(ALGORITHMS), default=ED25519)
     init.set_defaults(run=_trustee)
     members = commands.add_parser("members", help="decide about members")
     approving = members.add_subparsers(required=True, metavar="COMMAND").add_parser(
@@ -91,7 +92,7 @@ def _trustee(args: argparse.Namespace) -> int:
     file = args.directory / TRUSTEE_FILE
     if file.exists():
         raise ConfigError(f"{file} exists and is never overwritten: move it away first")
-    made = make_trustee(args.directory / TRUSTEE_KEY, args.id, args.name)
+    made = make_trustee(args.directory / TRUSTEE_KEY, args.id, args.name, args.algorithm)
     write_new(file, msgspec.json.format(msgspec.json.encode(made)) + b"\n")
     print(f"Made the trustee {made.id} ({made.name}). Its key: {made.key.kid}, until {made.key.not_after:%Y-%m-%d}.")
     print(f"Hand {file} to the broker's operator and read the key's id to all others; keep {TRUSTEE_KEY} to yourself.")
@@ -193,7 +194,7 @@ def _admit(args: argparse.Namespace) -> int:
         if args.invitation:
             print(f"Hand {args.invitation} to its operator; nothing in it is secret.")
         return 0
-    return _tell(args.directory, outcome)
+    return tell(args.directory, outcome)
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -201,10 +202,10 @@ def _status(args: argparse.Namespace) -> int:
     if outcome.proposal is None:
         print(f"{args.id} is {args.status}.")
         return 0
-    return _tell(args.directory, outcome)
+    return tell(args.directory, outcome)
 
 
-def _tell(directory: Path, outcome: Outcome) -> int:
+def tell(directory: Path, outcome: Outcome) -> int:
     """Who has to sign, and what to do then."""
     if outcome.proposal is None:
         print(f"Record {outcome.signed.record.number}: {headline(outcome.signed)}")
@@ -293,7 +294,7 @@ def _propose(args: argparse.Namespace) -> int:
     state = load_chain(config.region, _now()).state
     act: Act = args.make(args, state)
     if args.out is None:
-        return _tell(args.directory, decide(config, act))
+        return tell(args.directory, decide(config, act))
     data = propose(state, act)
     _check_possible(state, _open(data))
     write_new(args.out, data)

@@ -16,6 +16,7 @@ import structlog
 from broker import governing
 from broker.governing import Chain
 from broker.members import RegionState
+from broker.renewal import sign_with
 from broker.store import Store
 from protocol.errors import ConfigError
 from protocol.keys import Signer
@@ -73,12 +74,12 @@ class Governor:
         if self._recorded is None:
             raise AssertionError("asked for a region that is not recorded yet")
         region, chain = self._recorded
-        return sign_region(region, chain.state.head, self._signer, self._clock()).encode("ascii")
+        return sign_region(region, chain.state.head, sign_with(self._signer), self._clock()).encode("ascii")
 
     def listed(self, data: bytes) -> bytes:
         """See `governing.listed`."""
         return governing.listed(self._ledger, data)
 
-    def offered(self, member: str, data: bytes) -> bytes:
+    def offered(self, member: str, data: bytes, *, mints: bool) -> bytes:
         """See `governing.offered`. The members loop follows within a second."""
-        return governing.offered(self._directory, member, data, self._clock())
+        return governing.offered(self._directory, member, data, self._clock(), mints=mints)

@@ -34,7 +34,7 @@ from broker.quorum import Witnesses
 from broker.store import Connection, Store, milliseconds
 from protocol import limits
 from protocol.errors import ConfigError, ProtocolError
-from protocol.keys import Signer, b64
+from protocol.keys import KnownSigner, b64
 from protocol.logrpc import (
     ConsistencyAnswer,
     ConsistencyRequest,
@@ -110,7 +110,6 @@ class Log:
     Args:
         ledger_store: the ledger.
         signer: the broker's signing key.
-        public: its raw public key.
         state: gives the region as it is now.
         entries: gives the entries after a size, at most so many; those of the submissions, if not another source.
     """
@@ -118,14 +117,12 @@ class Log:
     def __init__(
         self,
         ledger_store: Store,
-        signer: Signer,
-        public: bytes,
+        signer: KnownSigner,
         state: Callable[[], RegionState],
         entries: Entries = logstore.entries_after,
     ) -> None:
         self._store = ledger_store
         self._signer = signer
-        self._public = public
         self._state = state
         self._entries = entries
         self._edge = Edge()
@@ -456,14 +453,14 @@ class Log:
         return Head(row.size, self._signed_note(row), row.at, row.published_at is not None)
 
     def _sign(self, checkpoint: Checkpoint) -> str:
-        return sign_checkpoint(checkpoint, self._signer, self._public)
+        return sign_checkpoint(checkpoint, self._signer, self._signer.public)
 
     def _signed_note(self, row: Any) -> str:
         """The checkpoint's note; under the broker's key of today, if an earlier one signed it: that one may end."""
         text = row.note.decode("utf-8")
         note = parse_note(text)
         checkpoint = parse_checkpoint(note.text)
-        today = key_id(checkpoint.origin, LOG, self._public)
+        today = key_id(checkpoint.origin, LOG, self._signer.public)
         return text if note.lines[0].key_id == today else self._sign(checkpoint)
 
     def _publish(self, row: Any, lines: Mapping[str, str], at: int) -> None:

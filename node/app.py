@@ -29,7 +29,9 @@ from node.api.server import Operations, make_app
 from node.catchup import Catchup
 from node.config import Config, Hook
 from node.core import NodeCore
+from node.dialling import tls_of
 from node.feed import Feed
+from node.keywatch import KeyWatch
 from node.lookout import Lookout
 from node.loops import Committer, Link, Receiver, Refresher, Sender, State, Writer, tidy, watch_policy
 from node.metrics import Metrics
@@ -114,10 +116,10 @@ class Node:
             core, witness = stack.enter_context(_open_core(self._config, self._now, self._rand, self._approve))
             writer = Writer()
             stack.callback(writer.close)
-            state = State()
-            stack.push_async_callback(_close_link, state)
+            stack.push_async_callback(_close_link, state := State())
             feed = Feed(core.store, asyncio.get_running_loop())
             core.store.on_events = feed.announce
+            keys = KeyWatch(self._config.keys, core, writer, state, self._now)
             metrics = Metrics(
                 outbox=core.outbox,
                 words=core.words,
@@ -125,6 +127,7 @@ class Node:
                 now=self._now,
                 alarms=core.open_alarms,
                 overdue=core.overdue,
+                key_ends=keys.seconds,
             )
             committer = Committer(core, writer, state, metrics)
             refresher = Refresher(core, writer, state, self._config.data / REGION_FILE)
@@ -135,7 +138,7 @@ class Node:
                 listening=Listening(feed),
                 explaining=Explaining(core, self._now),
                 alarms=Alarms(core, writer),
-                operations=Operations(core, writer, state, metrics, self._now),
+                operations=Operations(core, writer, state, metrics, self._now, keys.ends),
                 metrics=metrics,
                 on_bug=self._bugs.hear,
             )
@@ -154,10 +157,9 @@ class Node:
                 group.create_task(Exchange(core, writer, state).run())
                 group.create_task(tidy(core, writer, state))
                 witnessing = Witnessing(witness, writer, state, metrics, refresher)
-                for watching_log in (witnessing.watch(), witnessing.prove()):
-                    group.create_task(watching_log)
                 renewal = Renewal(self._config.keys, core, witness, writer, state, refresher, self._now)
-                for loop in (renewal.run(), *self._timers(core, writer, state, metrics)):
+                loops = (witnessing.watch(), witnessing.prove(), keys.run(), renewal.run())
+                for loop in (*loops, *self._timers(core, writer, state, metrics)):
                     group.create_task(loop)
                 sending: list[asyncio.Task[None]] = []
                 if target is not None:
@@ -222,7 +224,7 @@ class Node:
             name=config.member,
             stream=subjects.inbox_stream(config.member),
             consumer=subjects.NODE_CONSUMER,
-            ca_file=config.ca_file,
+            tls=tls_of(config, invitation),
             on_state=on_state,
         )
 

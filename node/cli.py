@@ -11,7 +11,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from node import app
+from node import app, keycli
 from node.alarms import LONGEST_NAME, clear_alarm
 from node.check import check_node
 from node.config import (
@@ -37,8 +37,9 @@ from node.config import (
     find_config,
     load_config,
 )
+from node.dialling import keep_certificate
+from node.keycli import held_trust
 from node.reading import open_reader
-from node.renewal import Wish, ask
 from node.store import Store, microseconds
 from node.trust import Trust
 from node.views import iso
@@ -49,7 +50,7 @@ from protocol.faults import tell
 from protocol.governance import open_record
 from protocol.govwords import say
 from protocol.invitation import load_invitation, save_invitation
-from protocol.keys import SigningKey, read_secret, write_secret
+from protocol.keys import ALGORITHMS, ED25519, SigningKey, read_secret, write_secret
 from protocol.parse import convert
 from protocol.registry import Member
 from protocol.sealing import SealingKey
@@ -172,7 +173,8 @@ def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None
     init.add_argument("--jurisdiction", help="default: the member id up to its first -")
     init.add_argument("--name", help="default: the member id")
     init.add_argument("--port", type=int, default=DEFAULT_PORT)
-    init.set_defaults(run=lambda args: _init(args.dir, args.member, args.jurisdiction, args.name, args.port))
+    init.add_argument("--algorithm", choices=sorted(ALGORITHMS), default=ED25519, help="of the signing key")
+    init.set_defaults(run=_init)
     join = commands.add_parser("join", help="take the invitation from the broker's operator")
     join.add_argument("dir", type=Path)
     join.add_argument("invitation", type=Path)
@@ -188,16 +190,7 @@ def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None
     check.add_argument("place", type=Path, metavar="DIR|node.toml")
     check.add_argument("--json", action="store_true", help="a JSON object a line")
     check.set_defaults(run=lambda args: _check(args.place, as_json=args.json))
-    rotate = commands.add_parser("rotate", help="make a new signing key; the node uses it once the region lists it")
-    rotate.add_argument("place", type=Path, metavar="DIR|node.toml")
-    rotate.add_argument("--sealing", action="store_true", help="a new sealing key too")
-    rotate.add_argument("--overlap", type=int, default=7, metavar="DAYS", help="how long the old key stays valid")
-    rotate.set_defaults(run=_rotate)
-    revoke = commands.add_parser("revoke", help="a key was stolen or lost: it counts no more, from a time on")
-    revoke.add_argument("place", type=Path, metavar="DIR|node.toml")
-    revoke.add_argument("kid")
-    revoke.add_argument("--since", required=True, help="a time with a zone, such as 2026-03-31T08:00:00Z")
-    revoke.set_defaults(run=_revoke)
+    keycli.add_parsers(commands)
     verify = commands.add_parser(
         "verify-membership", help="follow the region's records again, from the founding one that the invitation pins"
     )
@@ -217,11 +210,12 @@ def main(arguments: list[str] | None = None) -> int:
     return process.exit_code(lambda: int(args.run(args)), lambda text: print(text, file=sys.stderr))
 
 
-def _init(place: Path, member_id: str, jurisdiction: str | None, name: str | None, port: int) -> int:
-    jurisdiction = jurisdiction or member_id.partition("-")[0]
-    name = name or member_id
+def _init(args: argparse.Namespace) -> int:
+    place, member_id, port = args.dir, args.member, args.port
+    jurisdiction = args.jurisdiction or member_id.partition("-")[0]
+    name = args.name or member_id
     now = datetime.now(UTC).replace(microsecond=0)
-    key = SigningKey.from_seed(secrets.token_bytes(32))
+    key = SigningKey.generate(args.algorithm)
     seed = natsauth.create_seed(natsauth.Role.USER, secrets.token_bytes(natsauth.SEED_ENTROPY))
     # A clock that runs a little ahead here must not make the key invalid there.
     record = key.record(now - timedelta(hours=1), now + KEY_LIFE)
@@ -278,6 +272,7 @@ def _join(place: Path, invitation_file: Path) -> int:
     if creds.exists() and config.invitation.exists() and load_invitation(config.invitation) == invitation:
         print(f"{config.member} has this invitation already")
         return 0
+    keep_certificate(config.keys, invitation.certificate, seed)
     write_secret(creds, natsauth.format_creds(invitation.user_jwt, seed).encode("ascii"))
     save_invitation(config.invitation, invitation)
     members = len(trust.registry.members)
@@ -356,48 +351,8 @@ def _check(place: Path, *, as_json: bool) -> int:
             print(f"{what}: {rows}", file=sys.stderr)
 
     with closing(open_reader(config.data, config.store)) as store:
-        findings = check_node(store, config.member, _trust(config, store), datetime.now(UTC), progress)
+        findings = check_node(store, config.member, held_trust(config, store), datetime.now(UTC), progress)
         return tell(findings, print, as_json=as_json)
-
-
-def _rotate(args: argparse.Namespace) -> int:
-    config = load_config(find_config(args.place))
-    if not 1 <= args.overlap <= KEY_LIFE.days:
-        raise ConfigError(f"--overlap is 1 to {KEY_LIFE.days} days")
-    now = datetime.now(UTC)
-    return _wished(ask(config.keys, now, sealing=args.sealing, overlap_days=args.overlap))
-
-
-def _revoke(args: argparse.Namespace) -> int:
-    config = load_config(find_config(args.place))
-    try:
-        since = datetime.fromisoformat(args.since)
-    except ValueError as exc:
-        raise ConfigError("--since takes a time such as 2026-03-31T08:00:00Z") from exc
-    if since.tzinfo is None:
-        raise ConfigError("--since needs a zone: write 2026-03-31T08:00:00Z")
-    own = _own_keys(config)
-    if args.kid not in own:
-        raise ConfigError(f"{args.kid} is no key of {config.member} in the region: {', '.join(own)}")
-    # Who revokes the key that it signs with needs another one at the same moment.
-    signing = SigningKey.load(config.keys / SIGNING_KEY).kid == args.kid
-    wish = ask(config.keys, datetime.now(UTC), signing=signing, revoke=args.kid, since=since)
-    print(f"{args.kid} counts no more from {since.isoformat()} on; policies that it signed after that neither.")
-    return _wished(wish)
-
-
-def _own_keys(config: Config) -> list[str]:
-    with closing(open_reader(config.data, config.store)) as store:
-        member = _trust(config, store).registry.members.get(config.member)
-    return [record.kid for record in member.keys] + [record.kid for record in member.sealing_keys] if member else []
-
-
-def _wished(wish: Wish) -> int:
-    for what, record in (("signing", wish.new), ("sealing", wish.sealing)):
-        if record is not None:
-            print(f"made the {what} key {record.kid}, valid until {record.not_after:%Y-%m-%d}")
-    print("the node hands this to the broker, and uses what is new once the region lists it: now, or at its next start")
-    return 0
 
 
 def _verify_membership(place: Path, out: Path | None) -> int:
@@ -426,16 +381,6 @@ def _verify_membership(place: Path, out: Path | None) -> int:
         for number, record in enumerate(records):
             _write_new(out / f"{number:06}.json", record)
     return 0
-
-
-def _trust(config: Config, store: Store) -> Trust:
-    """The region as the node last took it from its broker, or else from its invitation."""
-    trust = Trust.invited(load_invitation(config.invitation), lambda: datetime.now(UTC))
-    with store.read() as reads:
-        records = [row.record for row in reads.governance()]
-    with suppress(FileNotFoundError, ProtocolError):
-        trust.update((config.data / app.REGION_FILE).read_bytes(), records)
-    return trust
 
 
 def _write_new(path: Path, text: str) -> None:

@@ -25,6 +25,9 @@ SEALING_KEYS: Final = "sealing*.json"
 """All of them open what was sealed to them; old ones stay for what is still on its way."""
 FINGERPRINT_KEY: Final = "fingerprint.key"
 NATS_SEED: Final = "nats.seed"
+NATS_NEXT: Final = "nats-next.seed"
+NATS_CERTIFICATE: Final = "nats-certificate.pem"
+"""Certificate and key of the connection, where the bus asks for one."""
 NATS_CREDS: Final = "nats.creds"
 
 
@@ -49,7 +52,11 @@ class Log(Section, frozen=True, kw_only=True):
 
 
 class Bus(Section, frozen=True, kw_only=True):
+    """What the invitation does not say: authorities other than its own, and a certificate of your own."""
+
     ca_file: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
 
 
 WholeMinutes = Annotated[int, Meta(ge=1, le=525_600)]
@@ -113,6 +120,8 @@ class Config:
     escalation: Escalation = field(default_factory=Escalation)
     webhook: Hook = field(default_factory=Hook)
     store: str | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
 
 
 def load_config(path: Path) -> Config:
@@ -134,6 +143,8 @@ def load_config(path: Path) -> Config:
         escalation=file.escalation,
         webhook=file.webhook,
         store=file.store,
+        tls_cert=file.nats.tls_cert,
+        tls_key=file.nats.tls_key,
     )
 
 

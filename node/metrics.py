@@ -37,7 +37,7 @@ class Metrics:
         outbox, words: read at each scrape.
         link: tells whether the bus is there.
         now: the clock.
-        alarms, overdue: read at each scrape, see `NodeCore`.
+        alarms, overdue, key_ends: read at each scrape, see `NodeCore`.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Metrics:
         now: Callable[[], datetime],
         alarms: Callable[[], Mapping[str, int]] = dict,
         overdue: Callable[[], Mapping[Any, int]] = dict,
+        key_ends: Callable[[], Mapping[Any, int]] = dict,
     ) -> None:
         self.registry = CollectorRegistry()
         self.filed = Counter(
@@ -111,6 +112,7 @@ class Metrics:
         self.registry.register(
             _Kept("kentongan_node_unread", "Readings that are overdue", ["side", "severity"], overdue)
         )
+        self.registry.register(_Kept("kentongan_node_key_expires_seconds", "Until a key ends", ["kind"], key_ends))
 
         def age(box: Outbox) -> float:
             oldest = box.oldest()

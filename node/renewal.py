@@ -2,11 +2,14 @@
 
     keys/signing-next.pem   the new signing key, until it takes the place of signing.pem
     keys/sealing-KID.json   a new sealing key; all of them open what was sealed to them
+    keys/nats-next.seed     a new key for the connection, until it takes the place of nats.seed
     keys/renewal.json       what is wanted; nothing secret. Gone when it is done
 
 Guarantees: the old key signs until the region lists the new one, and stays valid for a while after that, so that what
-is on its way still counts; a kill at any moment leaves one key in place and the rest to be done again. No key is
-deleted: the old signing key stays beside the new one. Refuses a second renewal while one is open (ConfigError).
+is on its way still counts; the connection with a new key stands before the one with the old key ends; a kill at any
+moment leaves one key in place and the rest to be done again. No key is deleted but that of the connection, which opens
+nothing any more: the old signing key stays beside the new one. Refuses a second renewal while one is open
+(ConfigError).
 """
 
 from __future__ import annotations
@@ -23,20 +26,23 @@ from msgspec import Struct
 
 from node import config as files
 from node.core import NodeCore
+from node.dialling import keep_certificate
 from node.loops import PAUSE, REQUEST_TIMEOUT, Refresher, State, Writer
 from node.witness import Witness
-from protocol import subjects
+from protocol import natsauth, subjects
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.governance import Keys, Record, draft
-from protocol.keys import KeyRecord, SigningKey
+from protocol.invitation import Claim
+from protocol.keys import KeyRecord, SigningKey, read_secret, replace_secret, write_secret
 from protocol.parse import decode
 from protocol.reasons import Reason
-from protocol.registry import Member
+from protocol.registry import Member, TransportKey
 from protocol.report import Instant
 from protocol.sealing import SealingKey, SealingKeyRecord
 
 log = structlog.get_logger()
 OFFER: Final = "governance.offer"
+CLAIM: Final = "transport.claim"
 NEXT: Final = "signing-next.pem"
 WISH: Final = "renewal.json"
 KEY_LIFE: Final = timedelta(days=365)
@@ -57,10 +63,15 @@ class Wish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     sealing: SealingKeyRecord | None = None
     overlap_days: int = 7
     """For how long the old signing key stays valid beside the new one."""
+    transport: TransportKey | None = None
+    """The new key for the connection."""
+    transport_seconds: int = 7 * 86_400
+    """For how long the one before it still opens a connection."""
     revoke: str | None = None
     since: Instant | None = None
 
 
+_claim: Final = msgspec.json.Decoder(Claim)
 _wish: Final = msgspec.json.Decoder(Wish)
 
 
@@ -81,14 +92,19 @@ def ask(
     *,
     signing: bool = True,
     sealing: bool = False,
+    transport: bool = False,
     overlap_days: int = 7,
+    transport_overlap: timedelta | None = None,
+    algorithm: str | None = None,
     revoke: str | None = None,
     since: datetime | None = None,
 ) -> Wish:
     """Make new keys, and note what is wanted of them; the node does the rest, now or at its next start.
 
     Args:
-        signing, sealing: which keys are made.
+        signing, sealing, transport: which keys are made.
+        algorithm: of the new signing key; by default that of the present one.
+        transport_overlap: how long the old key still opens connections, if not for the overlap of the others.
         revoke: a key that counts no more from `since` on.
 
     Raises:
@@ -97,18 +113,33 @@ def ask(
     if read_wish(keys) is not None:
         raise ConfigError(f"{keys / WISH}: a renewal is open; let the node finish it, or remove the file")
     complete(keys)
-    old = SigningKey.load(keys / files.SIGNING_KEY).kid
+    present = SigningKey.load(keys / files.SIGNING_KEY)
     start, end = now.replace(microsecond=0) - AHEAD, now.replace(microsecond=0) + KEY_LIFE
     new = sealed = None
     if signing:
-        key = SigningKey.from_seed(secrets.token_bytes(32))
+        key = SigningKey.generate(algorithm or present.alg)
         key.save(keys / NEXT)
         new = key.record(start, end)
     if sealing:
         seal = SealingKey.generate()
         seal.save(keys / f"sealing-{seal.kid}.json")
         sealed = seal.record(start, end)
-    wish = Wish(old=old, new=new, sealing=sealed, overlap_days=overlap_days, revoke=revoke, since=since)
+    public = None
+    if transport:
+        seed = natsauth.create_seed(natsauth.Role.USER, secrets.token_bytes(natsauth.SEED_ENTROPY))
+        public = natsauth.public_of(seed, natsauth.Role.USER)
+        write_secret(keys / files.NATS_NEXT, seed.encode("ascii"))
+    stays = timedelta(days=overlap_days) if transport_overlap is None else transport_overlap
+    wish = Wish(
+        old=present.kid,
+        new=new,
+        sealing=sealed,
+        overlap_days=overlap_days,
+        transport=public,
+        transport_seconds=int(stays.total_seconds()),
+        revoke=revoke,
+        since=since,
+    )
     fresh = keys / f"{WISH}.new"
     fresh.write_bytes(msgspec.json.format(msgspec.json.encode(wish)))
     fresh.replace(keys / WISH)
@@ -125,7 +156,7 @@ def wanted(wish: Wish, member: Member, at: datetime) -> Keys | None:
     """The record that the wish needs; None if the region is as it wants. Pure.
 
     Args:
-        member: as the region lists it.
+        member: as the trustees' records have it.
         at: the record's time.
     """
     held: list[KeyRecord | SealingKeyRecord] = [*member.keys, *member.sealing_keys]
@@ -133,7 +164,8 @@ def wanted(wish: Wish, member: Member, at: datetime) -> Keys | None:
     made: list[KeyRecord | SealingKeyRecord | None] = [wish.new, wish.sealing]
     fresh = [record for record in made if record is not None and record.kid not in there]
     revoked = {record.kid for record in held if record.revoked_at is not None}
-    if not fresh and (wish.revoke is None or wish.revoke in revoked):
+    connects = wish.transport is None or wish.transport == member.transport
+    if not fresh and connects and (wish.revoke is None or wish.revoke in revoked):
         return None
 
     def changed(record: KeyRecord | SealingKeyRecord) -> KeyRecord | SealingKeyRecord:
@@ -150,6 +182,8 @@ def wanted(wish: Wish, member: Member, at: datetime) -> Keys | None:
         member=member.id,
         keys=[one for one in (*keys, *fresh) if isinstance(one, KeyRecord)],
         sealing_keys=[one for one in (*sealing, *fresh) if isinstance(one, SealingKeyRecord)],
+        transport=None if connects else wish.transport,
+        transport_until=None if connects else at + timedelta(seconds=wish.transport_seconds),
     )
 
 
@@ -210,10 +244,12 @@ class Renewal:
             await self._writer.run(self._core.use_sealing_keys, self._sealing_keys())
         await self._refresh.once()
         trust = self._core.trust
-        state, member = trust.state, trust.registry.member(self._core.member)
+        state, member = trust.state, trust.state.member(self._core.member)
         at = max(self._now(), state.at)
         act = wanted(wish, member, at)
         if act is None:
+            if wish.transport is not None:
+                await self._connect(wish.transport)
             await self._writer.run(self._switch, wish)
             log.info("node.keys_renewed", kid=self._core.kid, revoked=wish.revoke)
             return False
@@ -232,6 +268,35 @@ class Renewal:
         else:
             log.info("node.keys_offered", record=number)
         return True
+
+    async def _connect(self, public: str) -> None:
+        """Connect with the new key, while the old one still does; keep the old credentials if that fails.
+
+        Raises:
+            ProtocolError, ConfigError: the broker, or the bus, refuses the new key.
+            Transient: not now.
+        """
+        link, fresh, creds = self._state.link, self._keys / files.NATS_NEXT, self._keys / files.NATS_CREDS
+        if not fresh.exists():
+            return
+        if link is None:
+            raise Transient("not connected to the bus")
+        claim = decode(_claim, await link.request(subjects.rpc(CLAIM), b"", REQUEST_TIMEOUT))
+        seed = read_secret(fresh).decode("ascii").strip()
+        if natsauth.subject_of(claim.user_jwt) != public:
+            raise ProtocolError(Reason.WRONG_AUDIENCE, "$.user_jwt", "the claim is for another key")
+        certificate = self._keys / files.NATS_CERTIFICATE
+        before = [(path, path.read_bytes()) for path in (creds, certificate) if path.exists()]
+        keep_certificate(self._keys, claim.certificate, seed)
+        replace_secret(creds, natsauth.format_creds(claim.user_jwt, seed).encode("ascii"))
+        try:
+            await link.renew()
+        except (Transient, ConfigError):
+            for path, data in before:
+                replace_secret(path, data)
+            raise
+        fresh.replace(self._keys / files.NATS_SEED)
+        log.info("node.connection_renewed", key=public)
 
     def _sealing_keys(self) -> list[SealingKey]:
         return [SealingKey.load(path) for path in sorted(self._keys.glob(files.SEALING_KEYS))]

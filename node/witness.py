@@ -44,7 +44,7 @@ from protocol.logrpc import (
     ProveRequest,
 )
 from protocol.merkle import EMPTY_ROOT, verify_consistency
-from protocol.notes import Checkpoint, Note, NoteKey, cosign, open_checkpoint, parse_checkpoint, parse_note
+from protocol.notes import Checkpoint, Note, NoteKey, cosign, cosigns, open_checkpoint, parse_checkpoint, parse_note
 from protocol.reasons import Reason
 from protocol.registry import Registry
 
@@ -220,6 +220,8 @@ class Witness:
         return NextRequest(size=size, published=published.size if published else 0, wait=wait)
 
     def _is_held_off(self, size: int, now: datetime) -> bool:
+        if not cosigns(self._signer):
+            return True
         return self._held_off is not None and self._held_off[0] == size and now < self._held_off[1]
 
     def wanted(self) -> ProveRequest | None:

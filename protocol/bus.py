@@ -30,15 +30,15 @@ from protocol import limits, subjects
 from protocol.dialing import (
     SEND_ERRORS,
     Credentials,
+    Tls,
     check_stored,
     close_client,
     dial,
     jittered,
     status_of,
-    tls_context,
 )
 from protocol.errors import ConfigError, ProtocolError, Transient
-from protocol.pulling import Puller
+from protocol.pulling import EXPIRES, GRACE, Puller
 from protocol.reasons import Reason
 from protocol.transport import Message
 
@@ -68,14 +68,14 @@ class NatsBus:
         name: str,
         stream: str,
         consumer: str,
-        ca_file: Path | None,
+        tls: Tls | None,
         connect_timeout: float,
         publish_timeout: float,
         on_state: Callable[[str], None] | None,
     ) -> None:
         self._url = url
         self._credentials = Credentials(creds) if creds else None
-        self._tls = tls_context(ca_file) if ca_file else None
+        self._tls = tls
         self._name = name
         self._connect_timeout = connect_timeout
         self._publish_timeout = publish_timeout
@@ -110,7 +110,7 @@ class NatsBus:
         name: str,
         stream: str,
         consumer: str,
-        ca_file: Path | None = None,
+        tls: Tls | None = None,
         connect_timeout: float = 5.0,
         publish_timeout: float = 5.0,
         on_state: Callable[[str], None] | None = None,
@@ -122,7 +122,7 @@ class NatsBus:
             creds: the credentials file; None only for servers without authentication.
             name: shown in the server's monitoring.
             stream: the stream that `pull` reads, through the durable consumer `consumer`.
-            ca_file: PEM; the only authorities whose server certificates are accepted.
+            tls: for a server that is spoken to in TLS.
             connect_timeout: seconds for the first connection.
             publish_timeout: seconds after which an unanswered `publish` is `Transient`.
             on_state: called with "connected", "disconnected", "refused", "closed", or "error: ..." with a sentence;
@@ -138,7 +138,7 @@ class NatsBus:
             name=name,
             stream=stream,
             consumer=consumer,
-            ca_file=ca_file,
+            tls=tls,
             connect_timeout=connect_timeout,
             publish_timeout=publish_timeout,
             on_state=on_state,
@@ -206,6 +206,22 @@ class NatsBus:
                 raise Transient("the other side refused the request for a reason unknown here") from None
             raise ProtocolError(reason, "$", f"refused by {subject}")
         return answer.data
+
+    async def renew(self) -> None:
+        """Put a new connection, with the credentials and certificates of now, in place of the present one.
+
+        What is sent or asked meanwhile goes on: the old connection ends when nothing waits on it any more.
+
+        Raises:
+            Transient, ConfigError: there is no new one; the old one stays.
+        """
+        old = self._nc
+        await self._open()
+        # Open requests for messages are answered where they were asked.
+        await asyncio.sleep(EXPIRES + GRACE)
+        with suppress(nats.errors.Error, asyncio.TimeoutError, OSError):
+            await asyncio.wait_for(old.drain(), 3.0)
+        await close_client(old)
 
     async def serve(self, subject: str, handler: Handler, holds: Callable[[str], bool] = _never) -> None:
         """Answer requests on `subject` (wildcards allowed), `SERVED_AT_ONCE` at a time, until `close`.
@@ -370,7 +386,8 @@ class NatsBus:
             "pending_size": 8 * limits.BUS_MESSAGE,
         }
         if self._tls is not None:
-            options["tls"] = self._tls
+            options["tls"] = self._tls.context()
+            options["tls_hostname"] = self._tls.name
         if self._credentials is not None:
             options["user_jwt_cb"] = self._credentials.user_jwt
             options["signature_cb"] = self._credentials.sign

@@ -9,7 +9,8 @@ Authority is judged by what was in force before the record, at the record's own 
 
   * enough different trustees, the threshold: everything;
   * one trustee: what only takes trust away, suspending a member and ending or revoking its keys;
-  * a member's own valid key: adding keys of its own, ending or revoking them, while it is active.
+  * a member's own valid key: adding keys of its own, ending or revoking them, another key for its connection, while
+    it is active.
 
 A trustee counts once. A signature by a key that is not a trustee's, or not valid at that time, counts nothing; one that
 does not verify refuses the record. All trustees sign the founding; who becomes a trustee later signs that record too.
@@ -68,6 +69,8 @@ class State:
     head: Head
     at: datetime
     """Of the newest record."""
+    retired: Mapping[str, Mapping[str, datetime]] = field(default_factory=dict)
+    """By member, the keys that opened its connection before the present one, and when each ceases to."""
     former: Mapping[str, str] = field(default_factory=dict)
     """Names of those that were expelled, by id: nobody may pass for them either."""
 
@@ -227,7 +230,7 @@ def _is_enough(state: State, record: Record, member: Member | None, found: _Sign
     )
     if not all(_only_less(old, new) for old, new in pairs):
         return False
-    grown = any(len(new) > len(old) for old, new in pairs)
+    grown = record.act.transport is not None or any(len(new) > len(old) for old, new in pairs)
     if found.trustees and not grown:
         return True
     if found.by_member and member.status != "active":
@@ -295,7 +298,20 @@ def _enact(state: State, record: Record) -> State:
             before = state.member(act.member)
             after = _changed(state, before, act)
             members = [after if member is before else member for member in state.region.members]
-            return replace(state, region=_change(state.region, members=members))
+            retired = _retired(state, before, record) if isinstance(act, Keys) else state.retired
+            return replace(state, region=_change(state.region, members=members), retired=retired)
+
+
+def _retired(state: State, member: Member, record: Record) -> Mapping[str, Mapping[str, datetime]]:
+    """Which keys of connections have had their time after a change of keys."""
+    act = record.act
+    if not isinstance(act, Keys) or act.transport is None or member.transport is None:
+        return state.retired
+    before = state.retired.get(member.id, {})
+    if act.transport in before or act.transport == member.transport:
+        raise _wrong(".transport", "the key of a connection is replaced by one that was never used")
+    own = {**before, member.transport: act.transport_until or record.at}
+    return {**state.retired, member.id: own}
 
 
 def _hand_over(state: State, act: Coordinate) -> list[Member]:
@@ -344,7 +360,8 @@ def _changed(state: State, member: Member, act: Suspend | Resume | Keys | Roles 
         case Resume():
             after = _change(member, status="active")
         case Keys():
-            after = _change(member, keys=act.keys, sealing_keys=act.sealing_keys)
+            transport = act.transport or member.transport
+            after = _change(member, keys=act.keys, sealing_keys=act.sealing_keys, transport=transport)
         case Roles():
             after = _change(member, roles=act.roles)
         case Describe():

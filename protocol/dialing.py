@@ -12,6 +12,7 @@ import secrets
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,9 @@ from protocol.reasons import Reason
 
 _MESSAGE_TOO_LARGE: Final = 10054  # JetStream error code
 _REFUSALS: Final = ("authorization violation", "authentication expired", "authentication revoked", "not authorized")
+_NO_CERTIFICATE: Final = ("certificate required", "alert bad certificate", "alert certificate", "alert unknown ca")
+"""The server's words about a certificate that it was shown, or was not."""
+_CLEAR: Final = "the server does not encrypt"
 SEND_ERRORS: Final = (
     nats.errors.ConnectionClosedError,
     nats.errors.ConnectionDrainingError,
@@ -59,6 +63,16 @@ class Credentials:
         return natsauth.sign_nonce(self._seed, nonce)
 
 
+class _Client(Client):
+    """The library's, which speaks in the clear to a server that does not ask for TLS: not if we do."""
+
+    def _connect_command(self) -> bytes:
+        if self.options.get("tls") is not None and not self._server_info.get("tls_required"):
+            raise ssl.SSLCertVerificationError(_CLEAR)
+        command: bytes = super()._connect_command()
+        return command
+
+
 async def dial(
     url: str,
     options: Callable[[Client, OnError], dict[str, Any]],
@@ -75,12 +89,13 @@ async def dial(
         Transient: no server answered in time.
         ConfigError: the server refused.
     """
-    nc = Client()
+    nc = _Client()
     refusal: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def on_error(exc: Exception) -> None:
         text = str(exc) or type(exc).__name__
-        if isinstance(exc, ssl.SSLCertVerificationError) or any(word in text.lower() for word in _REFUSALS):
+        words = (*_REFUSALS, *_NO_CERTIFICATE)
+        if isinstance(exc, ssl.SSLCertVerificationError) or any(word in text.lower() for word in words):
             if not refusal.done():
                 refusal.set_result(text)
             tell("refused")
@@ -145,16 +160,49 @@ def _load_creds(path: Path) -> tuple[str, str]:
     return natsauth.parse_creds(text)
 
 
-def tls_context(ca_file: Path) -> ssl.SSLContext:
-    """Accept only servers that these authorities vouch for. ConfigError if the file is not PEM."""
-    try:
-        return ssl.create_default_context(cafile=str(ca_file))
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"cannot read certificate authorities from {ca_file}: it must be PEM") from exc
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Whom to believe at the other end, and what to show it. Read anew at each connection."""
+
+    ca_file: Path | None = None
+    """PEM; the only authorities whose server certificates are accepted, with those in `ca`. Neither: the system's."""
+    ca: str | None = None
+    certificate: Path | None = None
+    """PEM; this side's certificate and its key, for servers that ask for one."""
+    key: Path | None = None
+    """Its key, if that is in a file of its own."""
+    name: str | None = None
+    """What the server's certificate must name, if that is not the host that is dialled."""
+
+    def context(self) -> ssl.SSLContext:
+        """ConfigError if a file is missing or not PEM."""
+        try:
+            context = ssl.create_default_context(
+                cafile=str(self.ca_file) if self.ca_file else None, cadata=self.ca or None
+            )
+        except (OSError, ValueError) as exc:
+            where = self.ca_file or "the invitation"
+            raise ConfigError(f"cannot read certificate authorities from {where}: it must be PEM") from exc
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        if self.certificate is not None:
+            try:
+                context.load_cert_chain(self.certificate, self.key)
+            except (OSError, ValueError) as exc:
+                raise ConfigError(f"cannot read a certificate and its key from {self.certificate}") from exc
+        return context
 
 
 def _refusal_text(text: str) -> str:
-    if "certificate" in text.lower():
+    low = text.lower()
+    if _CLEAR in low:
+        return "the bus does not encrypt, and this side must: somebody may be in between; call the broker's operator"
+    if any(word in low for word in _NO_CERTIFICATE):
+        return f"the bus wants a certificate of this member: ask the broker's operator for another invitation ({text})"
+    if "hostname mismatch" in low or "ip address mismatch" in low:
+        return f"the bus showed a certificate for another name than the one that is dialled: check url ({text})"
+    if "certificate has expired" in low:
+        return f"the certificate of the bus has run out: its operator renews it with `kentongan broker rotate` ({text})"
+    if "certificate" in low:
         return (
             f"the bus showed a certificate that the configured authorities did not sign: check url and ca_file ({text})"
         )

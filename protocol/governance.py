@@ -24,7 +24,7 @@ from protocol.jws import JwsParts, sign_jws, split_jws
 from protocol.keys import KeyRecord, Signer, b64, unb64
 from protocol.parse import decode
 from protocol.reasons import Reason
-from protocol.registry import Agreement, Capability, Group, Head, Language, Member, MemberId, Role
+from protocol.registry import Agreement, Capability, Group, Head, Language, Member, MemberId, Role, TransportKey
 from protocol.report import Instant, Line
 from protocol.rules import AgreementId
 from protocol.sealing import SealingKeyRecord
@@ -96,6 +96,10 @@ class Keys(_Doc, frozen=True, kw_only=True, tag_field="act", tag="keys"):
     member: MemberId
     keys: Annotated[list[KeyRecord], Meta(max_length=limits.KEYS_PER_MEMBER)]
     sealing_keys: Annotated[list[SealingKeyRecord], Meta(max_length=limits.SEALING_KEYS_PER_MEMBER)] = []
+    transport: TransportKey | None = None
+    """The key that opens its connection, if it becomes another one."""
+    transport_until: Instant | None = None
+    """Until when the one before it still does; without a time, not any more."""
 
 
 class Roles(_Doc, frozen=True, kw_only=True, tag_field="act", tag="roles"):

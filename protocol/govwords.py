@@ -118,6 +118,8 @@ def details(signed: Signed) -> list[str]:
         case Keys():
             found += _keys("it signs with the key", act.keys)
             found += _keys("reports are sealed to it with the key", act.sealing_keys)
+            found += _keys_of_bus(act.transport)
+            found += _end_of_bus_key(act)
         case Describe():
             found += _told(act.contacts, act.languages, act.capabilities)
             if act.resembles:
@@ -138,6 +140,12 @@ def details(signed: Signed) -> list[str]:
 def _keys_of_bus(transport: str | None) -> Iterator[str]:
     if transport is not None:
         yield f"it connects with the key {transport}"
+
+
+def _end_of_bus_key(act: Keys) -> Iterator[str]:
+    if act.transport is not None:
+        until = f" from {_day(act.transport_until)} on" if act.transport_until else ""
+        yield f"with the key before that it cannot connect any more{until}"
 
 
 def _told(contacts: Sequence[str], languages: Sequence[str], capabilities: Sequence[str]) -> Iterator[str]:

@@ -32,6 +32,18 @@ class Invitation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     """Digest of the region's founding record."""
     governance: Annotated[list[str], Meta(min_length=1)]
     """The governance records, from the founding record on to the one that the region document names."""
+    ca: str | None = None
+    """The authority of the bus, PEM: the node accepts no server that it did not vouch for."""
+    certificate: str | None = None
+    """For the key of the node's connection, PEM, where the bus asks for one."""
+
+
+class Claim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The broker's answer to a node with a new key for its connection."""
+
+    user_jwt: str
+    certificate: str | None = None
+    """Where the bus asks for one."""
 
 
 _decoder: Final = msgspec.json.Decoder(Invitation)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import stat
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +22,7 @@ from typing import Annotated, Final, Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -33,8 +35,13 @@ from protocol.errors import ConfigError, ProtocolError
 from protocol.reasons import Reason
 
 ED25519: Final = "Ed25519"
-ALGORITHMS: Final = frozenset({ED25519})
-"""JOSE names (RFC 9864). A key of any other algorithm is refused wherever it turns up."""
+ML_DSA_65: Final = "ML-DSA-65"
+ALGORITHMS: Final = frozenset({ED25519, ML_DSA_65})
+"""JOSE names (RFC 9864, RFC 9964). A key of any other algorithm is refused wherever it turns up."""
+_Private = Ed25519PrivateKey | MLDSA65PrivateKey
+_Public = Ed25519PublicKey | MLDSA65PublicKey
+_LARGEST_PUBLIC: Final = 2603
+"""Characters of a public key: 1,952 bytes of ML-DSA-65."""
 
 
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
@@ -70,7 +77,7 @@ class KeyRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
 
     kid: str
     alg: str
-    public: Annotated[str, Meta(min_length=43, max_length=43)]
+    public: Annotated[str, Meta(min_length=43, max_length=_LARGEST_PUBLIC)]
     not_before: Annotated[datetime, Meta(tz=True)]
     not_after: Annotated[datetime, Meta(tz=True)]
     revoked_at: Annotated[datetime, Meta(tz=True)] | None = None
@@ -86,29 +93,48 @@ class Signer(Protocol):
     def sign(self, data: bytes) -> bytes: ...
 
 
-def thumbprint(public: bytes) -> str:
-    """The key id of a raw Ed25519 public key (RFC 7638 members in order, SHA-256, shortened)."""
+class KnownSigner(Signer, Protocol):
+    """One that also says which public key it has."""
+
+    @property
+    def public(self) -> bytes: ...
+
+
+def thumbprint(public: bytes, alg: str = ED25519) -> str:
+    """The key id of a raw public key (RFC 7638 members in order, SHA-256, shortened)."""
     jwk = f'{{"crv":"Ed25519","kty":"OKP","x":"{b64(public)}"}}'
+    if alg == ML_DSA_65:
+        jwk = f'{{"alg":"ML-DSA-65","kty":"AKP","pub":"{b64(public)}"}}'
     return b64(hashlib.sha256(jwk.encode("ascii")).digest())[:22]
 
 
 class SigningKey:
-    """An Ed25519 private key in memory."""
+    """A private key in memory, of one of the algorithms."""
 
-    alg = ED25519
-
-    def __init__(self, private: Ed25519PrivateKey) -> None:
+    def __init__(self, private: _Private) -> None:
         self._private = private
+        self.alg = ED25519 if isinstance(private, Ed25519PrivateKey) else ML_DSA_65
         self.public = private.public_key().public_bytes_raw()
-        self.kid = thumbprint(self.public)
+        self.kid = thumbprint(self.public, self.alg)
 
     @classmethod
-    def from_seed(cls, seed: bytes) -> SigningKey:
-        """A key from 32 random bytes."""
-        return cls(Ed25519PrivateKey.from_private_bytes(seed))
+    def generate(cls, alg: str = ED25519, rand: Callable[[int], bytes] = secrets.token_bytes) -> SigningKey:
+        """A new key. Its id begins with no hyphen, so that it can be an argument of a command."""
+        while (key := cls.from_seed(rand(32), alg)).kid.startswith("-"):
+            pass
+        return key
+
+    @classmethod
+    def from_seed(cls, seed: bytes, alg: str = ED25519) -> SigningKey:
+        """A key from 32 random bytes. ConfigError if the algorithm is none of the table."""
+        if alg not in ALGORITHMS:
+            raise ConfigError(f"{alg[:40]!r} is no algorithm here: {', '.join(sorted(ALGORITHMS))}")
+        if alg == ED25519:
+            return cls(Ed25519PrivateKey.from_private_bytes(seed))
+        return cls(MLDSA65PrivateKey.from_seed_bytes(seed))
 
     def sign(self, data: bytes) -> bytes:
-        """The 64-byte signature over exactly these bytes."""
+        """The signature over exactly these bytes: 64 bytes of Ed25519, 3,309 of ML-DSA-65."""
         return self._private.sign(data)
 
     def record(self, not_before: datetime, not_after: datetime) -> KeyRecord:
@@ -124,13 +150,13 @@ class SigningKey:
 
     @classmethod
     def load(cls, path: Path) -> SigningKey:
-        """Read a key file. ConfigError if it is absent, readable by others, or no Ed25519 key."""
+        """Read a key file. ConfigError if it is absent, readable by others, or of no algorithm of the table."""
         try:
             private = load_pem_private_key(read_secret(path), password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as exc:  # TypeError: encrypted with a password
             raise ConfigError(f"{path} is not a plain PKCS #8 PEM key: make one with `kentongan node init`") from exc
-        if not isinstance(private, Ed25519PrivateKey):
-            raise ConfigError(f"{path} is not an Ed25519 key; no other algorithm is allowed")
+        if not isinstance(private, Ed25519PrivateKey | MLDSA65PrivateKey):
+            raise ConfigError(f"{path} is not an Ed25519 or ML-DSA-65 key; no other algorithm is allowed")
         return cls(private)
 
 
@@ -146,6 +172,14 @@ def write_secret(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_secret(path: Path, data: bytes) -> None:
+    """Put a secret in place of the one that is there: a reader finds the old one or the new one, whole."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
+    draft.unlink(missing_ok=True)
+    write_secret(draft, data)
+    draft.replace(path)
 
 
 def read_secret(path: Path) -> bytes:
@@ -168,7 +202,7 @@ class VerifyKey:
 
     owner: str
     record: KeyRecord
-    _public: Ed25519PublicKey
+    _public: _Public
 
     @classmethod
     def from_record(cls, owner: str, record: KeyRecord) -> VerifyKey:
@@ -177,11 +211,12 @@ class VerifyKey:
             raise ConfigError(f"key {record.kid} of {owner}: algorithm {record.alg} is not allowed")
         try:
             raw = unb64(record.public)
-            public = Ed25519PublicKey.from_public_bytes(raw)
+            kind = Ed25519PublicKey if record.alg == ED25519 else MLDSA65PublicKey
+            public = kind.from_public_bytes(raw)
         except ValueError as exc:
-            raise ConfigError(f"key {record.kid} of {owner} is not an Ed25519 public key") from exc
-        if thumbprint(raw) != record.kid:
-            raise ConfigError(f"key {record.kid} of {owner}: the id is not the key's thumbprint {thumbprint(raw)}")
+            raise ConfigError(f"key {record.kid} of {owner} is not an {record.alg} public key") from exc
+        if (name := thumbprint(raw, record.alg)) != record.kid:
+            raise ConfigError(f"key {record.kid} of {owner}: the id is not the key's thumbprint {name}")
         if record.not_after <= record.not_before:
             raise ConfigError(f"key {record.kid} of {owner} ends before it begins")
         return cls(owner, record, public)

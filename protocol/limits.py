@@ -58,8 +58,9 @@ NOTE_SIGNATURES: Final = 128
 PROOFS_PER_REQUEST: Final = 256
 """Inclusion proofs in one answer: with 40 hashes each it stays below a message."""
 
-GOVERNANCE_RECORD: Final = 128 << 10
-"""A governance record with its signatures: a member with all keys that it may have, three of it."""
+GOVERNANCE_RECORD: Final = 512 << 10
+"""A governance record with its signatures: a founding with all trustees that there may be, of ML-DSA-65 with 2.6 KB of
+key and 4.4 KB of signature each."""
 
 TRUSTEES: Final = 32
 TRUSTEE_SIGNATURES: Final = 64

@@ -63,6 +63,18 @@ def is_public(text: str, role: Role) -> bool:
     return raw[0] == role.value and raw[-2:] == checksum
 
 
+def raw_seed(seed: str) -> bytes:
+    """The 32 bytes of an Ed25519 private key that a seed is made of; raise `ConfigError` if it is none."""
+    _pair(seed)
+    # Two bytes of prefix before it, two of checksum behind it.
+    return base64.b32decode(seed.strip() + "=" * (-len(seed.strip()) % 8))[2:34]
+
+
+def raw_public(public: str) -> bytes:
+    """The 32 bytes of a public key."""
+    return base64.b32decode(public)[1:33]
+
+
 def sign_claims(issuer_seed: str, subject: str, name: str, nats: Mapping[str, Any], now: int) -> str:
     """Sign a claim about the public key `subject`.
 
@@ -93,12 +105,30 @@ def sign_nonce(seed: str, nonce: str) -> bytes:
 
 def subject_of(jwt: str) -> str:
     """Return the public key that a claim is about. Does not verify: the NATS server does."""
+    return str(_claims(jwt)["sub"])
+
+
+def times_of(jwt: str) -> tuple[int | None, int | None]:
+    """When a claim was issued, and when it ends, in seconds since 1970; None if it does not say. Does not verify."""
+    claims = _claims(jwt)
+    begins, ends = claims.get("iat"), claims.get("exp")
+    return (begins if isinstance(begins, int) else None, ends if isinstance(ends, int) and ends else None)
+
+
+def grants_of(jwt: str) -> Any:
+    """What a claim says, whenever it was signed. Does not verify."""
+    return _claims(jwt).get("nats")
+
+
+def _claims(jwt: str) -> dict[str, Any]:
     try:
         body = jwt.split(".")[1]
-        subject = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))["sub"]
-    except (IndexError, KeyError, TypeError, ValueError) as exc:
+        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    except (IndexError, ValueError) as exc:
         raise ConfigError("this is not a NATS claim (JWT)") from exc
-    return str(subject)
+    if not isinstance(claims, dict) or "sub" not in claims:
+        raise ConfigError("this is not a NATS claim (JWT)")
+    return claims
 
 
 def format_creds(user_jwt: str, seed: str) -> str:

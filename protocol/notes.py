@@ -25,7 +25,7 @@ from typing import Final
 
 from protocol import limits
 from protocol.errors import ProtocolError
-from protocol.keys import KeyRecord, Signer, VerifyKey, unb64
+from protocol.keys import ED25519, KeyRecord, Signer, VerifyKey, unb64
 from protocol.merkle import HASH, MOST_LEAVES
 from protocol.reasons import Reason
 
@@ -72,14 +72,19 @@ class NoteKey:
         return key_id(self.name, self.kind, unb64(self.key.record.public))
 
 
+def cosigns(key: KeyRecord | Signer) -> bool:
+    """Whether notes can be signed with a key: C2SP has no form for ML-DSA-65."""
+    return key.alg == ED25519
+
+
 def log_keys(origin: str, broker: str, records: Iterable[KeyRecord]) -> list[NoteKey]:
     """The keys that may sign the log's checkpoints."""
-    return [NoteKey(origin, LOG, VerifyKey.from_record(broker, record)) for record in records]
+    return [NoteKey(origin, LOG, VerifyKey.from_record(broker, record)) for record in records if cosigns(record)]
 
 
 def witness_keys(member: str, records: Iterable[KeyRecord]) -> list[NoteKey]:
     """The keys with which a member may cosign."""
-    return [NoteKey(member, WITNESS, VerifyKey.from_record(member, record)) for record in records]
+    return [NoteKey(member, WITNESS, VerifyKey.from_record(member, record)) for record in records if cosigns(record)]
 
 
 # --- notes ------------------------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ class Reason(Enum):
     UNKNOWN_KEY = "unknown-key"
     KEY_NOT_VALID = "key-not-valid"
     KEY_REVOKED = "key-revoked"
+    KEY_EXPIRES = "key-expires"
     SIGNATURE_INVALID = "signature-invalid"
     DISCLOSURE_MALFORMED = "disclosure-malformed"
     DISCLOSURE_UNREFERENCED = "disclosure-unreferenced"

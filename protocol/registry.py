@@ -21,7 +21,7 @@ from protocol import limits
 from protocol.errors import ConfigError, ProtocolError
 from protocol.jws import sign_jws, split_jws, verify_parts
 from protocol.keys import KeyRecord, KeyRing, Signer, VerifyKey
-from protocol.notes import NoteKey, log_keys, origin_of, witness_keys
+from protocol.notes import NoteKey, cosigns, log_keys, origin_of, witness_keys
 from protocol.parse import decode
 from protocol.policy import Circles, Pact, Recipient
 from protocol.reasons import Reason
@@ -43,6 +43,7 @@ class _Doc(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 
 
 Language = Annotated[str, Meta(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$(?!\n)")]
+TransportKey = Annotated[str, Meta(pattern=r"^U[A-Z2-7]{55}$(?!\n)")]
 Capability = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)")]
 
 
@@ -56,7 +57,7 @@ class Member(_Doc, frozen=True, kw_only=True):
     status: Literal["active", "suspended"] = "active"
     keys: Annotated[list[KeyRecord], Meta(max_length=limits.KEYS_PER_MEMBER)] = []
     sealing_keys: Annotated[list[SealingKeyRecord], Meta(max_length=limits.SEALING_KEYS_PER_MEMBER)] = []
-    transport: Annotated[str, Meta(pattern=r"^U[A-Z2-7]{55}$(?!\n)")] | None = None
+    transport: TransportKey | None = None
     """Public part of the NATS user key that the member made itself."""
     contacts: Annotated[list[Line], Meta(max_length=16)] = []
     """How to reach it by another way than this one."""
@@ -145,6 +146,8 @@ class Registry:
                 raise ConfigError(f"agreement {agreement.id}: no member in {', '.join(sorted(strangers))}")
             if len(set(agreement.parties)) < 2:
                 raise ConfigError(f"agreement {agreement.id}: an agreement has two parties or more")
+        if not all(cosigns(record) for record in region.broker_keys):
+            raise ConfigError("a key of the broker signs the log's notes too, for which there is Ed25519 only")
         _check_sealing_keys(region)
         self.region = region
         self.members = {member.id: member for member in region.members}
@@ -187,8 +190,9 @@ class Registry:
         return origin_of(self.region.region)
 
     def witnesses(self) -> list[Member]:
-        """The members whose cosignatures count: active, with a node."""
-        return [member for member in self.region.members if member.keys and member.status == "active"]
+        """The members that cosign: active, with a node whose newest key is one for that (`notes.cosigns`)."""
+        active = [member for member in self.region.members if member.keys and member.status == "active"]
+        return [one for one in active if cosigns(max(one.keys, key=lambda key: (key.not_before, key.kid)))]
 
     @property
     def quorum(self) -> int:
@@ -200,8 +204,9 @@ class Registry:
         return log_keys(self.origin, BROKER, self.region.broker_keys)
 
     def witness_keys(self) -> list[NoteKey]:
-        """The keys with which the witnesses cosign."""
-        return [key for member in self.witnesses() for key in witness_keys(member.id, member.keys)]
+        """The keys under which cosignatures of active members count, also those from before another algorithm."""
+        active = [member for member in self.region.members if member.status == "active"]
+        return [key for member in active for key in witness_keys(member.id, member.keys)]
 
     def coordinator(self) -> Member | None:
         """The coordinator, if the region has one."""

@@ -209,7 +209,7 @@ class Federation:
         self.broker = Ingest(self.ledger, self.broker_key, lambda: self.state, self.rng.randbytes)
         self.redelivery = Redelivery(self.ledger, self.broker_key, lambda: self.state, 10_000)
         self.record_chain()
-        self.log = Log(self.ledger, self.broker_key, self.broker_key.public, lambda: self.state)
+        self.log = Log(self.ledger, self.broker_key, lambda: self.state)
         self.log.load(self.clock.now)
 
     def start_node(self, name: str) -> None:

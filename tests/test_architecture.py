@@ -79,7 +79,7 @@ def test_packages_import_downwards(package: str, never: set[str]) -> None:
 @pytest.mark.parametrize(
     ("library", "home"),
     [
-        ("cryptography", ("protocol/keys.py", "protocol/sealing.py")),
+        ("cryptography", ("protocol/certs.py", "protocol/keys.py", "protocol/sealing.py")),
         (
             "nats",
             (

@@ -409,6 +409,27 @@ async def test_a_member_that_left_is_shut_out(bus: Region) -> None:
         await bus.member("pl")
 
 
+async def test_a_retired_key_is_cut_off_and_another_one_is_not(bus: Region) -> None:
+    """A member's own key for its connection has had its time; the new one connects before that, and stays."""
+    await bus.broker()
+    old = await bus.member("pl")
+    jwt, _ = natsauth.parse_creds(bus.member_creds("pl").read_text())
+    fresh = natsauth.create_seed(natsauth.Role.USER, b"f" * 32)
+    claim = bus.accounts.issue_user("pl", natsauth.public_of(fresh, natsauth.Role.USER), int(time.time()))
+    renewed = bus.write("renewed.creds", natsauth.format_creds(claim, fresh))
+    new = await bus.connect(renewed, "new", subjects.inbox_stream("pl"), subjects.NODE_CONSUMER)
+    retired = {"pl": {natsauth.subject_of(jwt): int(time.time())}}
+    await bus.server.set_members(["pl", "de"], retired=retired)
+    await eventually(lambda: not old.connected)
+    with pytest.raises(ConfigError, match="credentials"):
+        await bus.member("pl")
+    await publish(new, subjects.INTAKE, b"after")
+    await bus.server.stop()
+    await bus.server.start()
+    with pytest.raises(ConfigError, match="credentials"):
+        await bus.member("pl")
+
+
 async def test_purging_an_inbox_removes_what_was_queued(bus: Region) -> None:
     """What waited for a suspended member is gone for good; a second purge changes nothing."""
     broker = await bus.broker()

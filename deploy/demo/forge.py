@@ -17,7 +17,7 @@ from protocol.bus import NatsBus
 from protocol.envelope import SignedReport, leave, present
 from protocol.invitation import load_invitation
 from protocol.issuing import issue
-from protocol.keys import SigningKey
+from protocol.keys import Signer, SigningKey
 from protocol.registry import Member
 from protocol.report import ALL_UNITS, Body, Header, Marking, Origin, Report, Rsit
 
@@ -35,8 +35,12 @@ class _Thief:
         return self._key.sign(data)
 
 
-def forged(member: str, kid: str, now: datetime) -> bytes:
-    """A well-formed report in a member's name with a signature that is not the member's."""
+def forged(member: str, kid: str, now: datetime, stolen: Signer | None = None) -> bytes:
+    """A well-formed report in a member's name with a signature that is not the member's.
+
+    Args:
+        stolen: a key of the member, with which it is signed after all.
+    """
     header = Header(
         schema="kentongan-report/1",
         report_id=uuid4(),
@@ -48,7 +52,9 @@ def forged(member: str, kid: str, now: datetime) -> bytes:
         marking=Marking(tlp="CLEAR"),
         rsit=[Rsit(class_="other", type="other")],
     )
-    envelope = issue([Report(header=header, body=Body(title="All is well"))], member, _Thief(kid), now, os.urandom)
+    envelope = issue(
+        [Report(header=header, body=Body(title="All is well"))], member, stolen or _Thief(kid), now, os.urandom
+    )
     parts = [leave(item, ALL_UNITS, ALL_UNITS) for item in envelope.reports if isinstance(item, SignedReport)]
     return present(envelope.jws, parts).encode("ascii")
 

@@ -66,8 +66,11 @@ def _policy(name: str) -> str:
     return resources.files("deploy.demo.policies").joinpath(f"{name}-1.toml").read_text("utf-8")
 
 
-def make(directory: Path, base_port: int, members: Sequence[str] = MEMBERS) -> Place:
+def make(directory: Path, base_port: int, members: Sequence[str] = MEMBERS, *, tls: bool = False) -> Place:
     """Broker and nodes in empty directories: init, admit, join.
+
+    Args:
+        tls: whether the bus is encrypted.
 
     Raises:
         ConfigError: the directory holds something already.
@@ -76,7 +79,8 @@ def make(directory: Path, base_port: int, members: Sequence[str] = MEMBERS) -> P
     ports = {name: base_port + offset if base_port else free_port() for offset, name in enumerate(names)}
     place = Place(directory, ports, {})
     home = directory / "broker"
-    token, _ = broker.setup.init(home, "ASEAN-Japan demonstration", http_port=ports["broker"], nats_port=ports["nats"])
+    name = "ASEAN-Japan demonstration"
+    token, _ = broker.setup.init(home, name, http_port=ports["broker"], nats_port=ports["nats"], tls=tls)
     place.tokens["broker"] = token
     for name in members:
         node = directory / name

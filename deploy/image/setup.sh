@@ -40,6 +40,11 @@ hand_over() {
     mv "$2.new" "$2"
 }
 
+# host_of URL: the name in it, without scheme and port.
+host_of() {
+    printf '%s\n' "$1" | sed 's|^[a-z]*://||; s|,.*||; s|:[0-9]*$||'
+}
+
 make_node() {
     dir=$1 exchange=$2 member=$3 name=$4
     if [ ! -e "$dir/node.toml" ]; then
@@ -59,7 +64,7 @@ make_region() {
     shift 4
     if [ ! -e "$dir/broker.toml" ]; then
         keep_token "$dir/coordinator.token" \
-            kentongan broker init "$dir" --region "$name" --host 0.0.0.0 \
+            kentongan broker init "$dir" --region "$name" --host 0.0.0.0 --tls-name "$(host_of "$url")" \
             --port "${HTTP_PORT:-8480}" --nats-port "${BUS_PORT:-4222}"
         set_in "$dir/broker.toml" http host 0.0.0.0
         set_in "$dir/broker.toml" nats public_url "$url"

@@ -24,6 +24,7 @@ from broker.members import load_region
 from broker.setup import invitation, load_keys
 from protocol import process, subjects
 from protocol.bus import NatsBus
+from protocol.dialing import Tls
 from protocol.errors import ConfigError, Transient
 from protocol.invitation import save_invitation
 from protocol.keys import SigningKey, write_secret
@@ -128,7 +129,7 @@ async def _send(config: Config, accounts: Accounts, claims: list[str]) -> None:
             name="kentongan-accounts",
             stream=subjects.INTAKE_STREAM,
             consumer=subjects.BROKER_CONSUMER,
-            ca_file=config.nats.ca_file,
+            tls=Tls(ca_file=config.nats.ca_file) if config.nats.ca_file else None,
             connect_timeout=_PATIENCE,
         )
         try:

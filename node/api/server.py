@@ -7,7 +7,7 @@ counted by its status.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -30,13 +30,20 @@ class Operations:
     """Handlers for operators and their tools."""
 
     def __init__(
-        self, core: NodeCore, writer: Writer, state: State, metrics: Metrics, now: Callable[[], datetime]
+        self,
+        core: NodeCore,
+        writer: Writer,
+        state: State,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+        key_ends: Callable[[], Mapping[str, datetime]] = dict,
     ) -> None:
         self._core = core
         self._writer = writer
         self._state = state
         self._metrics = metrics
         self._now = now
+        self._key_ends = key_ends
 
     async def health(self, _request: web.Request) -> web.Response:
         """The process serves."""
@@ -61,6 +68,7 @@ class Operations:
             "policy": self._state.policy_fault or "ok",
             "backlog": self._core.outbox.weight,
             "alarms_open": sum(alarms.values()),
+            "keys_end": {kind: iso(at) for kind, at in (await asyncio.to_thread(self._key_ends)).items()},
         }
         return answer(document, 200 if ready else 503)
 

@@ -48,7 +48,7 @@ class Bench:
         self.file = directory / "ledger.db"
         self.store = Store(store.open_engine(f"sqlite:///{self.file}"))
         self.waiting: list[bytes] = []
-        self.log = Log(self.store, self.key, self.key.public, lambda: self.state, lambda *_: self.waiting)
+        self.log = Log(self.store, self.key, lambda: self.state, lambda *_: self.waiting)
         self.rand = random.Random(1)
 
     def step(self, count: int) -> float:
@@ -112,7 +112,7 @@ def measure() -> Iterator[tuple[str, str]]:
             speed = bench.grow(size)
             yield f"{size:,} leaves: appended in steps of {STEP:,}", f"{speed:,.0f} entries/s"
             began = time.perf_counter()
-            Log(bench.store, bench.key, bench.key.public, lambda: bench.state, lambda *_: []).load(bench.now)
+            Log(bench.store, bench.key, lambda: bench.state, lambda *_: []).load(bench.now)
             yield "    taken up at a start", f"{(time.perf_counter() - began) * 1e3:,.1f} ms"
             cold, warm = bench.proofs(size, cold=True), bench.proofs(size, cold=False)
             yield "    inclusion proof, nothing decoded, p50 / p99", f"{cold[0]:,.0f} / {cold[1]:,.0f} us"

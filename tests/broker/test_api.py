@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from yarl import URL
 
 from broker import api
 from broker.config import Config, Http, LogDoor
+from broker.keywatch import KeyWatch
 from broker.log import Log
 from broker.metrics import Metrics
 from protocol.errors import ConfigError, Transient
@@ -52,7 +54,8 @@ class Door:
         self.metrics = Metrics()
         self.feed = hub.feed
         key = make.key_of(BROKER)
-        self.log = Log(hub.store, key, key.public, lambda: hub.state)
+        self.log = Log(hub.store, key, lambda: hub.state)
+        self.keys = KeyWatch(lambda: hub.state, lambda: key.kid, lambda: datetime.now(UTC))
         self.changed = asyncio.Event()
         self.fault: Exception | None = None
         self.http: aiohttp.ClientSession

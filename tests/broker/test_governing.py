@@ -196,8 +196,8 @@ def test_records_are_listed_after_a_number(home: Path, ledger: store.Store, monk
 def test_a_member_offers_its_own_keys(home: Path) -> None:
     """The same again gets the same answer."""
     data = more_keys(home)
-    assert offered(home, "id-cert", data, now()) == b"{}"
-    assert offered(home, "id-cert", data, now()) == b"{}"
+    assert offered(home, "id-cert", data, now(), mints=True) == b"{}"
+    assert offered(home, "id-cert", data, now(), mints=True) == b"{}"
     assert len(load_region(home).members[0].keys) == 2
 
 
@@ -212,7 +212,7 @@ def test_a_member_offers_nothing_else(home: Path) -> None:
         ("id-cert", more_keys(home, signer="stranger"), Reason.NOT_A_TRUSTEE),
     ):
         with pytest.raises(ProtocolError) as caught:
-            offered(home, member, data, now())
+            offered(home, member, data, now(), mints=True)
         assert caught.value.reason is why
     assert len(load_region(home).members[0].keys) == 1
 

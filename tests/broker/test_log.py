@@ -83,7 +83,7 @@ class Place:
         if self.store is not None:
             self.store.close()
         self.store = Store(store.open_engine(self.url))
-        self.log = Log(self.store, self.key, self.key.public, lambda: self.state)
+        self.log = Log(self.store, self.key, lambda: self.state)
         self.log.load(self.now)
 
     def fill(self, count: int) -> None:
@@ -175,7 +175,7 @@ def test_a_receipt_names_its_leaf(tmp_path: Path) -> None:
     _, work = hub.submit_text("nonsense")
     receipts += [hub.submit(report(3), seed="3")]
     key = make.key_of(BROKER)
-    log = Log(hub.store, key, key.public, lambda: hub.state)
+    log = Log(hub.store, key, lambda: hub.state)
     log.load(NOW)
     assert log.size == 4
     checkpoint = parse_checkpoint(parse_note(log.next(NextRequest(size=0)).checkpoint).text)

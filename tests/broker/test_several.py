@@ -195,7 +195,7 @@ class Follower:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.store = Store(store.open_engine(place.url))
-        self.log = Log(self.store, place.key, place.key.public, lambda: place.state)
+        self.log = Log(self.store, place.key, lambda: place.state)
         self.log.load(place.now)
 
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol import limits
+from protocol import limits, natsauth
 from protocol.chain import State, apply, fold, found
 from protocol.errors import ProtocolError
 from protocol.governance import (
@@ -245,6 +245,32 @@ def test_one_trustee_takes_trust_away(state: State, make: Callable[[State], Act]
         assert after(state, make(state), *by(name))
     with refused(Reason.NOT_A_TRUSTEE, "$.signatures"):
         after(state, make(state), key_of("stranger"))
+
+
+def transport_key(number: int) -> str:
+    """The public part of a key for a connection."""
+    return natsauth.public_of(natsauth.create_seed(natsauth.Role.USER, bytes([number]) * 32), natsauth.Role.USER)
+
+
+def test_a_member_changes_the_key_of_its_connection(state: State) -> None:
+    """By itself, for a key that was never used; one trustee is not enough for that."""
+    first, second = transport_key(1), transport_key(2)
+    own, until = key_of("id-cert"), NOW + DAY
+    had = after(state, keys_of(state, "id-cert", transport=first), own)
+    assert had.member("id-cert").transport == first
+    assert had.retired == {}, "there was none before it"
+    act = keys_of(had, "id-cert", transport=second, transport_until=until)
+    with refused(Reason.TOO_FEW_SIGNATURES, "$.signatures"):
+        after(had, act, *by("office-b"))
+    with refused(Reason.NOT_A_TRUSTEE, "$.signatures"):
+        after(had, act, key_of("my-cert"))
+    changed = after(had, act, own)
+    assert changed.member("id-cert").transport == second
+    assert changed.retired == {"id-cert": {first: until}}
+    with refused(Reason.INVALID_VALUE, "$.act.transport"):
+        after(changed, keys_of(changed, "id-cert", transport=first), *by(*TWO))
+    at_once = after(changed, keys_of(changed, "id-cert", transport=transport_key(3)), *by(*TWO))
+    assert at_once.retired["id-cert"][second] == at_once.at
 
 
 def test_a_revocation_is_never_taken_back_by_one(state: State) -> None:

@@ -110,13 +110,13 @@ def _pem(
         (b"", "not a plain PKCS #8"),
         (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "not a plain PKCS #8"),
         (_pem(Ed25519PrivateKey.generate, BestAvailableEncryption(b"secret")), "not a plain PKCS #8"),
-        (_pem(lambda: ec.generate_private_key(ec.SECP256R1())), "not an Ed25519 key"),
-        (_pem(lambda: rsa.generate_private_key(65537, 2048)), "not an Ed25519 key"),
+        (_pem(lambda: ec.generate_private_key(ec.SECP256R1())), "not an Ed25519 or ML-DSA-65 key"),
+        (_pem(lambda: rsa.generate_private_key(65537, 2048)), "not an Ed25519 or ML-DSA-65 key"),
     ],
     ids=["empty", "garbage", "encrypted", "p-256", "rsa"],
 )
 def test_other_key_files_are_refused(tmp_path: Path, data: bytes, says: str) -> None:
-    """What is no plain Ed25519 key is refused with a sentence for the operator."""
+    """What is no plain key of the table is refused with a sentence for the operator."""
     write_secret(tmp_path / "signing.pem", data)
     with pytest.raises(ConfigError, match=says):
         SigningKey.load(tmp_path / "signing.pem")

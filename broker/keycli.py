@@ -1,0 +1,75 @@
+"""`kentongan broker keys` and `rotate`: how long the region's keys last, and new ones for the broker.
+
+Private keys are made here and never leave. Nothing is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from broker import bustls, governcli, renewal
+from broker.config import Config, load_config
+from broker.governing import load_chain
+from broker.keywatch import region_lives
+from protocol.errors import ConfigError
+from protocol.keylife import as_document, ending, parse_within, table
+from protocol.keys import SigningKey
+
+
+def add_actions(actions: Any) -> None:
+    """Mount the commands about keys under `kentongan broker`."""
+    keys = actions.add_parser("keys", help="list the keys of broker, members and trustees, and how long they last")
+    keys.add_argument("directory", type=Path)
+    keys.add_argument("--within", default="30d", metavar="DAYS", help="end with 1 if one in use ends within (30d)")
+    keys.add_argument("--json", action="store_true", help="a JSON object a line")
+    keys.set_defaults(run=_keys)
+    rotate = actions.add_parser("rotate", help="make a new signing key; used once the trustees have named it")
+    rotate.add_argument("directory", type=Path)
+    rotate.add_argument("--overlap", type=int, default=30, metavar="DAYS", help="how long the old key stays valid")
+    rotate.add_argument("--tls", action="store_true", help="only the bus server's certificate: another one, at once")
+    rotate.add_argument(
+        "--tls-name", action="append", default=[], metavar="NAME", help="what it names (default: as the present one)"
+    )
+    rotate.set_defaults(run=_rotate)
+
+
+def _keys(args: argparse.Namespace) -> int:
+    within = parse_within(args.within)
+    config = load_config(args.directory)
+    now = datetime.now(UTC)
+    signing = SigningKey.load(config.keys / renewal.CURRENT).kid
+    lives = [*region_lives(load_chain(config.region, now).state, signing, now), *bustls.lives(config, now)]
+    if args.json:
+        for life in lives:
+            print(msgspec.json.encode(as_document(life, now)).decode())
+    else:
+        for line in table(lives, now):
+            print(line)
+    return 1 if ending(lives, now, within) else 0
+
+
+def _renew_certificate(config: Config, names: list[str]) -> int:
+    if config.nats.tls_cert != config.keys / bustls.DIRECTORY / bustls.SERVER[0]:
+        raise ConfigError("the certificate in [nats] is not of the region's own authority: renew it where it is from")
+    made = bustls.renew_server(config.keys, names, datetime.now(UTC))
+    print(f"made the certificate {made.serial}, valid until {made.not_after:%Y-%m-%d}")
+    print("a running broker shows it to new connections within a second; those that are there stay")
+    return 0
+
+
+def _rotate(args: argparse.Namespace) -> int:
+    config = load_config(args.directory)
+    if not 1 <= args.overlap <= renewal.KEY_LIFE.days:
+        raise ConfigError(f"--overlap is 1 to {renewal.KEY_LIFE.days} days")
+    if args.tls:
+        return _renew_certificate(config, args.tls_name)
+    fresh, outcome = renewal.ask(config, datetime.now(UTC), args.overlap)
+    print(f"made the signing key {fresh.kid}, valid until {fresh.not_after:%Y-%m-%d}")
+    governcli.tell(args.directory, outcome)
+    print("the broker signs with it once the trustees' record is taken: within a second, or at its next start")
+    return 0

@@ -1,0 +1,144 @@
+"""`kentongan node keys …`, `rotate` and `revoke`: how long keys last, and new ones in their place.
+
+Private keys are made here and never leave. Nothing is ever overwritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from node import app
+from node.config import NATS_CREDS, SIGNING_KEY, Config, find_config, load_config
+from node.keywatch import own_lives
+from node.reading import open_reader
+from node.renewal import KEY_LIFE, Wish, ask
+from node.store import Store
+from node.trust import Trust
+from protocol.errors import ConfigError, ProtocolError
+from protocol.invitation import load_invitation
+from protocol.keylife import as_document, ending, parse_within, table
+from protocol.keys import ALGORITHMS, SigningKey, read_secret
+from protocol.natsauth import Role, is_public, parse_creds, subject_of
+from protocol.registry import Member
+
+TAKE_UP: Final = timedelta(seconds=60)
+"""How long a stolen key of a connection still works: its member needs it to fetch the claim for the next one."""
+
+
+def add_parsers(commands: Any) -> None:
+    """Mount the commands about keys under `kentongan node`."""
+    keys = commands.add_parser("keys", help="list the node's keys and how long they last")
+    keys.add_argument("place", type=Path, metavar="DIR|node.toml")
+    keys.add_argument("--within", default="30d", metavar="DAYS", help="end with 1 if one in use ends within (30d)")
+    keys.add_argument("--json", action="store_true", help="a JSON object a line")
+    keys.set_defaults(run=_keys)
+    rotate = commands.add_parser("rotate", help="make new keys; the node uses each once the region lists it")
+    rotate.add_argument("place", type=Path, metavar="DIR|node.toml")
+    rotate.add_argument("--sealing", action="store_true", help="a new sealing key too")
+    rotate.add_argument("--transport", action="store_true", help="a new key for the connection to the bus, only that")
+    rotate.add_argument("--algorithm", choices=sorted(ALGORITHMS), help="of the signing key (default: as it is)")
+    rotate.add_argument("--overlap", type=int, default=7, metavar="DAYS", help="how long the old key stays valid")
+    rotate.set_defaults(run=_rotate)
+    revoke = commands.add_parser("revoke", help="a key was stolen or lost: it counts no more, from a time on")
+    revoke.add_argument("place", type=Path, metavar="DIR|node.toml")
+    revoke.add_argument("kid", help="its id; U… for the key of the connection")
+    revoke.add_argument("--since", required=True, help="a time with a zone, such as 2026-03-31T08:00:00Z")
+    revoke.set_defaults(run=_revoke)
+
+
+def held_trust(config: Config, store: Store) -> Trust:
+    """The region as the node last took it from its broker, or else from its invitation."""
+    trust = Trust.invited(load_invitation(config.invitation), lambda: datetime.now(UTC))
+    with store.read() as reads:
+        records = [row.record for row in reads.governance()]
+    with suppress(FileNotFoundError, ProtocolError):
+        trust.update((config.data / app.REGION_FILE).read_bytes(), records)
+    return trust
+
+
+def _keys(args: argparse.Namespace) -> int:
+    within = parse_within(args.within)
+    config = load_config(find_config(args.place))
+    now = datetime.now(UTC)
+    signing = SigningKey.load(config.keys / SIGNING_KEY).kid
+    lives = own_lives(_own(config), signing, config.keys, now)
+    if args.json:
+        for life in lives:
+            print(msgspec.json.encode(as_document(life, now)).decode())
+    else:
+        for line in table(lives, now):
+            print(line)
+    return 1 if ending(lives, now, within) else 0
+
+
+def _own(config: Config) -> Member | None:
+    """This member as the region lists it, as far as is known here."""
+    if not (config.data / "node.db").is_file() and config.store is None:
+        trust = Trust.invited(load_invitation(config.invitation), lambda: datetime.now(UTC))
+        return trust.registry.members.get(config.member)
+    with closing(open_reader(config.data, config.store)) as store:
+        return held_trust(config, store).registry.members.get(config.member)
+
+
+def _rotate(args: argparse.Namespace) -> int:
+    config = load_config(find_config(args.place))
+    if not 1 <= args.overlap <= KEY_LIFE.days:
+        raise ConfigError(f"--overlap is 1 to {KEY_LIFE.days} days")
+    now = datetime.now(UTC)
+    wish = ask(
+        config.keys,
+        now,
+        signing=args.sealing or args.algorithm is not None or not args.transport,
+        sealing=args.sealing,
+        transport=args.transport,
+        overlap_days=args.overlap,
+        algorithm=args.algorithm,
+    )
+    return _wished(wish)
+
+
+def _revoke(args: argparse.Namespace) -> int:
+    config = load_config(find_config(args.place))
+    try:
+        since = datetime.fromisoformat(args.since)
+    except ValueError as exc:
+        raise ConfigError("--since takes a time such as 2026-03-31T08:00:00Z") from exc
+    if since.tzinfo is None:
+        raise ConfigError("--since needs a zone: write 2026-03-31T08:00:00Z")
+    if args.kid.startswith("U") and is_public(args.kid, Role.USER):
+        return _cut(config, args.kid)
+    member = _own(config)
+    own = [one.kid for one in member.keys] + [one.kid for one in member.sealing_keys] if member else []
+    if args.kid not in own:
+        raise ConfigError(f"{args.kid} is no key of {config.member} in the region: {', '.join(own)}")
+    # Who revokes the key that it signs with needs another one at the same moment.
+    signing = SigningKey.load(config.keys / SIGNING_KEY).kid == args.kid
+    wish = ask(config.keys, datetime.now(UTC), signing=signing, revoke=args.kid, since=since)
+    print(f"{args.kid} counts no more from {since.isoformat()} on; policies that it signed after that neither.")
+    return _wished(wish)
+
+
+def _cut(config: Config, public: str) -> int:
+    """The key of the connection is in wrong hands: another one, and a minute to take it up."""
+    present, _ = parse_creds(read_secret(config.keys / NATS_CREDS).decode("ascii", "replace"))
+    if subject_of(present) != public:
+        raise ConfigError(f"{public} is not the key of the present connection, {subject_of(present)}: it opens nothing")
+    wish = ask(config.keys, datetime.now(UTC), signing=False, transport=True, transport_overlap=TAKE_UP)
+    print(f"{public} opens no connection any more {TAKE_UP.seconds} seconds after the region lists another one")
+    return _wished(wish)
+
+
+def _wished(wish: Wish) -> int:
+    for what, record in (("signing", wish.new), ("sealing", wish.sealing)):
+        if record is not None:
+            print(f"made the {what} key {record.kid}, valid until {record.not_after:%Y-%m-%d}")
+    if wish.transport is not None:
+        print(f"made the key for the connection {wish.transport}")
+    print("the node hands this to the broker, and uses what is new once the region lists it: now, or at its next start")
+    return 0
