@@ -206,6 +206,19 @@ def hostile(draft: Draft, spot: Spot, kinds: Sequence[str] = (), context: str | 
         spot.take()
 
 
+def stated(draft: Draft, spot: Spot, kinds: Sequence[str] = (), **more: str | None) -> bool:
+    """File a value that is an indicator because the document says so, in a private network too; `kinds` as above."""
+    value = str(spot.value) if isinstance(spot.value, int) and not isinstance(spot.value, bool) else spot.word() or ""
+    if not value.strip():
+        return False
+    shown = kind_of(value) if kinds else network_kind(value)
+    kind = shown if not kinds or shown in kinds else kinds[0]
+    if kind is None or not draft.indicator(value, kind, **more):
+        return False
+    spot.take()
+    return True
+
+
 def cve_of(text: str) -> str | None:
     """The vulnerability that a reference such as `cve:CVE-2013-2266` names."""
     found = re.fullmatch(r"(?:urn:)?(?:cve:)?(CVE-[0-9]{4}-[0-9]{4,19})", text.strip(), re.IGNORECASE)

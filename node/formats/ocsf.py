@@ -20,11 +20,10 @@ from node.formats.meaning import (
     drill,
     hostile,
     inside,
-    kind_of,
     made_by,
-    network_kind,
     relate,
     rsit_of,
+    stated,
     tlp_at,
 )
 from node.formats.taking import Draft, Spot, read_each
@@ -340,22 +339,11 @@ def _malware(draft: Draft, spot: Spot) -> None:
         for file in found.get("files").each():
             hostile(draft, file.get("name"), ("file-name",))
             for digest in file.get("hashes").each():
-                _file(draft, digest.get("value"), OSINT["4"])
+                stated(draft, digest.get("value"), OSINT["4"])
     for found in spot.get("vulnerabilities").each():
         number = found.get("cve", "uid")
         if draft.add("vulnerabilities", {"id": number.value}, Vulnerability):
             number.take()
-
-
-def _file(draft: Draft, place: Spot, kinds: Sequence[str], context: str | None = None) -> bool:
-    """File a value that is an indicator by statement, and if it lies in a private network too."""
-    value = place.word() or ""
-    shown = network_kind(value) if not kinds else kind_of(value)
-    kind = shown if not kinds or shown in kinds else kinds[0]
-    if kind and value.strip() and draft.indicator(value, kind, context=context):
-        place.take()
-        return True
-    return False
 
 
 def _intelligence(draft: Draft, spot: Spot) -> None:
@@ -368,7 +356,7 @@ def _intelligence(draft: Draft, spot: Spot) -> None:
                     place.take()
             continue
         kinds = () if key == "1" else (word,) if key == "99" else OSINT.get(key)
-        if kinds is not None and _file(draft, value, kinds, comment.text(2_000)):
+        if kinds is not None and stated(draft, value, kinds, context=comment.text(2_000)):
             entry.get("type_id").take()
             entry.get("type").take()
 
@@ -385,7 +373,7 @@ def _observables(draft: Draft, spot: Spot) -> None:
         suspect = isinstance(score, int) and score in SUSPICIOUS
         if kinds is None or not (suspect or root in ("osint", "malware")) or inside(value.word() or ""):
             continue
-        if _file(draft, value, kinds):
+        if stated(draft, value, kinds):
             entry.get("type_id").take()
 
 

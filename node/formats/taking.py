@@ -221,6 +221,14 @@ def document(data: bytes) -> Any:
     raise ProtocolError(Reason.TOO_LARGE, "$", f"nested more than {DEPTH} levels deep")
 
 
+def embedded(text: str) -> Any:
+    """JSON that stands as text in a document; None if it is not JSON."""
+    try:
+        return document(text.encode())
+    except ProtocolError:
+        return None
+
+
 def items(data: bytes) -> tuple[list[Spot], bool]:
     """The objects of a document, and whether it is an array of them; `ProtocolError` if it is neither."""
     value = document(data)
