@@ -18,7 +18,7 @@ from node.formats.block import NAME, marking_of, restore
 from node.formats.foreign import Defaults, Foreign
 from node.formats.iodefparts import Reader, ml, restriction_of
 from node.formats.meaning import at_times, drill
-from node.formats.taking import Draft, Spot, attempt, items
+from node.formats.taking import Draft, Spot, attempt, embedded, items
 from protocol.errors import ProtocolError
 from protocol.reasons import Reason
 
