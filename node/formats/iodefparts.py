@@ -273,7 +273,7 @@ class Reader:
         mail, phone = spot.get("Email", 0, "EmailTo"), spot.get("Telephone", 0, "TelephoneNumber")
         known = {"name": name, "email": mail, "phone": phone}
         said = {key: place.value for key, place in known.items() if place.value is not None}
-        word = role.word() if role.value in words.ROLES else more.word()
+        word = role.word() if role.word() in words.ROLES else more.word()
         if self.draft.add("contacts", {"role": word, **said}, Contact):
             for place in (role, more, *known.values()):
                 place.take()
