@@ -22,6 +22,7 @@ from node.formats.meaning import (
     confidence_of,
     drill,
     hostile,
+    later,
     made_by,
     marked,
     refer,
@@ -223,7 +224,7 @@ def _story(draft: Draft, spot: Spot) -> None:
     draft.put("description", spot.get("Note").text(32_768))
     begun, made = spot.get("StartTime"), spot.get("CreateTime")
     # A forecast: what is yet to come is no time at which something happened.
-    if isinstance(begun.value, str) and isinstance(made.value, str) and begun.value > made.value:
+    if later(begun, made):
         at_times(draft, {"detected": made})
     else:
         at_times(draft, {"detected": made, "occurred": begun, "ended": spot.get("EndTime")})

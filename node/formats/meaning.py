@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from ipaddress import ip_address, ip_network, summarize_address_range
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from node.formats.foreign import Defaults
 from node.formats.taking import Draft, Spot, valid
 from protocol.errors import ProtocolError
 from protocol.parse import convert
-from protocol.parts import Indicator, MadeBy, Marking, Reference, Related, Rsit, Vulnerability, refang
+from protocol.parts import Indicator, Instant, MadeBy, Marking, Reference, Related, Rsit, Vulnerability, refang
 from protocol.reasons import Reason
 
 _NETWORKS_OF_A_RANGE: Final = 16
@@ -249,6 +250,13 @@ def at_times(draft: Draft, places: Mapping[str, Spot]) -> None:
     times = {name: {"value": text} for name, spot in places.items() if (text := spot.time())}
     if times:
         draft.body["times"] = times
+
+
+def later(one: Spot, other: Spot) -> bool:
+    """Whether a time is after another; not, if either is none."""
+    if not valid(Instant, one.value) or not valid(Instant, other.value):
+        return False
+    return convert(one.value, datetime) > convert(other.value, datetime)
 
 
 def drill(draft: Draft, name: str = UNNAMED) -> None:
