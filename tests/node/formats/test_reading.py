@@ -361,3 +361,23 @@ def test_arbitrary_json(document: Any) -> None:
         except ProtocolError:
             continue
         assert all(isinstance(one, ProtocolError) for one in found)
+
+
+def test_what_is_cut_stays_listed() -> None:
+    """A text that is longer than its field is filed cut and listed whole; so are elements over a list's limit."""
+    alert = {"Format": "IDEA0", "ID": "1", "Description": "x" * 301}
+    found = read_one(idea.read, alert)
+    assert found.filing["body"]["title"] == "x" * 300
+    assert found.unmapped["$.Description"] == "x" * 301
+    many = [f"203.0.{number // 250}.{number % 250 + 1}" for number in range(502)]
+    found = read_one(idea.read, {"Format": "IDEA0", "ID": "1", "Source": [{"IP4": many}]})
+    assert len(found.filing["body"]["indicators"]) == 500
+    assert found.unmapped == {"$.Source[0].IP4[500]": many[500], "$.Source[0].IP4[501]": many[501]}
+
+
+def test_a_target_is_no_indicator() -> None:
+    """The address of a target stays here, whatever else its type says, and is in no part of the filing."""
+    target = {"Type": ["Malware"], "IP4": ["203.0.113.7"], "Hostname": ["pc-7.victim.example"]}
+    found = read_one(idea.read, {"Format": "IDEA0", "ID": "1", "Target": [target]})
+    assert "203.0.113.7" not in json.dumps(found.filing)
+    assert found.unmapped == {"$.Target": [target]}
