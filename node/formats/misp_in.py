@@ -1,15 +1,15 @@
 """Events of MISP's core format read into filings.
 
 Guarantees: a filing is valid against the report profile. Its marking comes from `tlp` and `PAP` tags alone, the
-strictest of the event and of everything in it; a distribution is no marking. Every value is in the filing or listed with
-its path, but for categories, uuids and times of attributes. What is deleted is listed, not read. Refuses an event
+strictest of the event and of everything in it; a distribution is no marking. Every value is in the filing or listed
+with its path, but for categories, uuids and times of attributes. What is deleted is listed, not read. Refuses an event
 without a TLP tag, unless the poster gave one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, get_args
 
 import msgspec
@@ -272,7 +272,7 @@ class _Reading:
             self._event.drop("threat_level_id")
 
 
-def _tag_names(event: dict[str, Any]) -> Iterator[str]:
+def _tag_names(event: Mapping[str, Any]) -> Iterator[str]:
     """The tags of an event and of everything in it, deleted or not: the filing is marked no looser than any of it."""
     waiting: list[Any] = [event]
     while waiting:
