@@ -76,7 +76,7 @@ STIX: Final[Mapping[str, Fate]] = {
     "assistance_requested": Fate("exact", "our extension"),
     "contacts": Fate("exact", "`identity`, `contact-for`"),
     "financial_loss": Fate("exact", "`impact` with the label `financial-loss`"),
-    "attachments": Fate("exact", "our extension: size, type and hash; never content"),
+    "attachments": Fate("exact", "our extension"),
     "related": Fate("exact", "our extension"),
     "references": Fate("exact", "`external_references`"),
 }
@@ -134,7 +134,7 @@ MISP: Final[Mapping[str, Fate]] = {
     "assistance_requested": _OBJECT,
     "contacts": _OBJECT,
     "financial_loss": _OBJECT,
-    "attachments": Fate("exact", "our object: size, type and hash; never content"),
+    "attachments": _OBJECT,
     "related": _OBJECT,
     "references": Fate("exact", "attribute `link` with the title as comment; without an address in our object"),
 }

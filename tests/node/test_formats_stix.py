@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, get_args
 from uuid import UUID
 
@@ -65,6 +66,14 @@ def test_a_report_comes_back_as_its_table_says(filed: Report) -> None:
 def test_the_table_knows_every_field() -> None:
     """A new field of the profile must be given a place."""
     assert set(fidelity.STIX) == set(fidelity.MISP) == every_field()
+
+
+def test_the_guide_has_the_tables() -> None:
+    """As they are in the code."""
+    guide = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    assert fidelity.table(fidelity.STIX) in guide
+    assert fidelity.table(fidelity.MISP) in guide
+    assert words.OURS in guide
 
 
 @quick(25)
