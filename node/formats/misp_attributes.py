@@ -67,7 +67,7 @@ def _indicator(draft: Draft, piece: Piece, kind: str, value: str, *, whole: bool
     """Read an indicator.
 
     Args:
-        whole: its type and value are the attribute's; else they are listed, too.
+        whole: its type and value are the attribute's; else those are listed, too.
     """
     if kind == "address":
         kind, value = address(value)
@@ -78,9 +78,6 @@ def _indicator(draft: Draft, piece: Piece, kind: str, value: str, *, whole: bool
         return
     _read(piece, *seen, *(["type", "value"] if whole else []))
     piece.drop("comment")
-    if not whole:
-        piece.back("type", piece.value["type"])
-        piece.back("value", piece.value["value"])
 
 
 def _instant(value: Any) -> str | None:

@@ -16,6 +16,8 @@ from protocol.errors import ProtocolError
 from protocol.reasons import Reason
 
 _CONTAINERS: Final = ("report", "grouping")
+_SHARED: Final = 100_000
+"""Objects that are read in all, each as often as incidents have it: thousands of incidents may not share thousands."""
 
 
 class Found(NamedTuple):
@@ -76,7 +78,11 @@ class Document:
         return []
 
     def members(self) -> list[dict[str, Found]]:
-        """For each root, what belongs to it by id, itself left out; without marking definitions."""
+        """For each root, what belongs to it by id, itself left out; without marking definitions.
+
+        Raises:
+            ProtocolError: TOO_MANY, if what several incidents share would have to be read too often.
+        """
         roots = {found.value["id"] for found in self.roots}
         others = {
             name: found
@@ -90,17 +96,30 @@ class Document:
             if found.value["type"] in ("relationship", "note", "opinion", "sighting"):
                 for ref in set(_refs(found.value)) & roots:
                     touching.setdefault(ref, []).append(name)
-        return [self._reached(root, touching.get(root.value["id"], []), others) for root in self.roots]
+        order = {name: index for index, name in enumerate(others)}
+        listed: list[dict[str, Found]] = []
+        total = 0
+        for root in self.roots:
+            reached = sorted(_reached(root, touching.get(root.value["id"], []), others), key=order.__getitem__)
+            total += len(reached)
+            if total > _SHARED:
+                raise ProtocolError(
+                    Reason.TOO_MANY, "$.objects", "too many objects belong to several incidents at once"
+                )
+            listed.append({name: others[name] for name in reached})
+        return listed
 
-    def _reached(self, root: Found, touching: list[str], others: Mapping[str, Found]) -> dict[str, Found]:
-        waiting = [*_refs(root.value), *touching]
-        reached: set[str] = set()
-        while waiting:
-            name = waiting.pop()
-            if name in others and name not in reached:
-                reached.add(name)
-                waiting += _refs(others[name].value)
-        return {name: found for name, found in others.items() if name in reached}
+
+def _reached(root: Found, touching: list[str], others: Mapping[str, Found]) -> set[str]:
+    """Ids of all that references lead to from an incident, and from what touches it."""
+    waiting = [*_refs(root.value), *touching]
+    reached: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in others and name not in reached:
+            reached.add(name)
+            waiting += _refs(others[name].value)
+    return reached
 
 
 def _version(value: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from node.formats import stix_words as words
 from node.formats.leftover import Piece, moment
 from node.formats.stix_context import Context, extension_of, some_of
 from node.formats.stix_pattern import Value, address, pattern_of, values_of
+from protocol import limits
 
 _OBSERVABLES: Final[Mapping[str, tuple[str, str]]] = {
     "domain-name": ("value", "domain-name"),
@@ -110,8 +111,11 @@ def _observable(ctx: Context, piece: Piece) -> None:
 
 
 def _see(ctx: Context, piece: Piece, kind: str, value: Any) -> bool:
-    """Add an observable, unless an indicator has it already."""
-    if any(held["type"] == kind and held["value"] == value for held in ctx.draft.body.get("indicators", ())):
+    """Add an observable, unless an indicator has it already; once the list is full, there is nothing to look for."""
+    held = ctx.draft.body.get("indicators", ())
+    if len(held) >= limits.LIST_ELEMENTS:
+        return False
+    if any(item["type"] == kind and item["value"] == value for item in held):
         return piece.value["id"] not in ctx.seen or ctx.draft.add(
             "indicators", {"type": kind, "value": value, **ctx.seen[piece.value["id"]]}
         )

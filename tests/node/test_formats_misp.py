@@ -54,7 +54,7 @@ _VERBATIM = ("other", "mutex", "registry-key", "file-name", "user-account", "use
 # --- out -------------------------------------------------------------------------------------------------------------
 
 
-@quick(150)
+@quick(80)
 @given(reports())
 def test_a_report_comes_back_as_its_table_says(filed: Report) -> None:
     """Every field of header and body, and nothing of it is invented."""
