@@ -148,8 +148,8 @@ DataClass = Literal[
 ]
 """What a unit can reveal; a policy selects all units of a class with `@class`.
 
-`source` is what nobody can tell: files, and what another tool wrote beyond the profile. It may hold what any other class
-is about, so that no other class, nor `*`, releases it.
+`source` is what nobody can tell: files, and what another tool wrote beyond the profile. It may hold what any other
+class is about, so that no other class, nor `*`, releases it.
 """
 
 SCHEMA: Final = "kentongan-report/1"
