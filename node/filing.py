@@ -116,6 +116,8 @@ class Round:
             return exc
         if isinstance(found, Known):
             return _Placed(found, replayed=True)
+        if item.update is not None and found.previous is not None:
+            item = item.update
         full = len(self._pending) >= limits.REPORTS_PER_SUBMISSION or self._size + len(item.content) > ENVELOPE_CONTENT
         if self._pending and full:
             self._sign()
@@ -213,6 +215,9 @@ def _known(row: Any) -> Known:
 
 
 def _reply(posting: Posting, placed: Sequence[_Placed | ProtocolError]) -> Reply:
+    if posting.places:
+        found = [_result(item, place.at) for item, place in zip(placed, posting.places, strict=True)]
+        return answer_many(found, posting.places)
     results = [_result(item, f"$[{index}]" if posting.many else "$") for index, item in enumerate(placed)]
     if posting.many:
         return answer_many(results)

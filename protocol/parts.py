@@ -293,13 +293,11 @@ class Contact(Wire, frozen=True, kw_only=True):
 
 
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
-MediaType = Annotated[
-    str,
-    Meta(
-        pattern=r"^(application|audio|font|image|message|model|multipart|text|video)/[a-z0-9][a-z0-9.+-]{0,100}"
-        r"(;[a-z]{1,20}=[a-z0-9.-]{1,40})?$(?!\n)"
-    ),
-]
+MEDIA_TYPE: Final = (
+    r"^(application|audio|font|image|message|model|multipart|text|video)/[a-z0-9][a-z0-9.+-]{0,100}"
+    r"(;[a-z]{1,20}=[a-z0-9.-]{1,40})?$(?!\n)"
+)
+MediaType = Annotated[str, Meta(pattern=MEDIA_TYPE)]
 """A type of the registry's top-level types, in lower case, with one parameter at most: `text/plain;charset=utf-8`."""
 
 
@@ -338,7 +336,7 @@ class Source(Wire, frozen=True, kw_only=True):
     size: Count
     unmapped: dict[
         Annotated[str, Meta(min_length=1, max_length=500)],
-        Annotated[str, Meta(min_length=1, max_length=limits.UNMAPPED)],
+        Annotated[str, Meta(min_length=1)],
     ] = {}
 
     def __post_init__(self) -> None:

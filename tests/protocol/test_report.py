@@ -382,7 +382,7 @@ SOURCE: Mapping[str, Any] = {"format": "stix", "media_type": "application/stix+j
         ({"$.a": "{"}, Reason.INVALID_VALUE),
         ({"$.a": ""}, Reason.OUT_OF_RANGE),
         ({"": "1"}, Reason.OUT_OF_RANGE),
-        ({"$.a": f'"{"x" * limits.UNMAPPED}"'}, Reason.OUT_OF_RANGE),
+        ({"$.a": f'"{"x" * limits.UNMAPPED}"'}, Reason.TOO_LARGE),
         ({f"$.{n}": f'"{"x" * 1_000}"' for n in range(70)}, Reason.TOO_LARGE),
         ({"$.a": f'"{chr(233) * 40_000}"'}, Reason.TOO_LARGE),
     ],
