@@ -1,8 +1,8 @@
 """Tables for spreadsheets and e-mail: a header row, then one incident a row (RFC 4180, UTF-8 with or without a BOM).
 
 Guarantees: what is written is read back as the same values; no cell that is written begins as a formula does; columns
-that the table does not know, and cells that fit nowhere, are unmapped. Lists stand in one cell, divided by `;` (`\\;` is
-one that divides nothing); an indicator is `type=value`. Refuses text that is not UTF-8 and a table without a header.
+that the table does not know, and cells that fit nowhere, are unmapped. Lists stand in one cell, divided by `;` (`\\;`
+is one that divides nothing); an indicator is `type=value`. Refuses text that is not UTF-8 and a table without a header.
 """
 
 from __future__ import annotations
