@@ -20,6 +20,7 @@ from node.formats.registry import NDJSON, Format, format_in, format_out, writer
 from node.intake import Posting, read_body
 from node.loops import Committer
 from node.metrics import Metrics
+from node.posts import post_id, post_view
 from node.showing import own_shown
 from node.store import Reads
 from node.views import own_line, own_report, page, proof_text
@@ -75,8 +76,23 @@ class Reports:
         reply = await self._committer.submit(posting)
         if isinstance(reply, ProtocolError):
             raise reply
-        headers = {"Idempotent-Replayed": "true"} if reply.replayed else None
+        headers = {"Idempotent-Replayed": "true"} if reply.replayed else {}
+        if posting.many and reply.status == 202:
+            headers["Location"] = f"/v1/submissions/{post_id(posting.client, reply.body)}"
         return web.Response(body=reply.body, status=reply.status, content_type=JSON, headers=headers)
+
+    async def submission(self, request: web.Request) -> web.Response:
+        """What became of the items of a POST so far."""
+
+        def read() -> bytes | None:
+            with self._core.store.read() as reads:
+                found = post_view(reads, request.match_info["id"])
+            return msgspec.json.encode(found) if found else None
+
+        body = await asyncio.to_thread(read)
+        if body is None:
+            raise ProtocolError(Reason.UNKNOWN_PATH, "$", "no POST of the last thirty days has this name")
+        return web.Response(body=body, content_type=JSON)
 
     async def get(self, request: web.Request) -> web.Response:
         """All about one report of this member; with `?format=`, its newest revision in that format."""

@@ -13,7 +13,7 @@ from protocol.keys import unb64
 from protocol.subjects import Kind
 from tests.node.conftest import Running
 from tests.node.mixed import MAKERS
-from tests.node.world import CANARY, Broker, filing, foreign, released
+from tests.node.world import CANARY, Broker, filing, foreign, receipts, released
 
 EVENT = {
     "classification.type": "phishing",
@@ -189,3 +189,22 @@ async def test_shown_as_a_table(node: Running, broker: Broker) -> None:
     }
     one = await fetched(node, f"/v1/inbox/{first[0]['report_id']}?format=csv")
     assert list(csv.DictReader(io.StringIO(one[1].decode("utf-8-sig")))) == first
+
+
+async def test_what_became_of_a_post(node: Running, broker: Broker) -> None:
+    """Pending until the broker answered, and the same address for the same POST; refused items count as failed."""
+    rows: list[Any] = [filing("A"), {"marking": {}}, filing("B")]
+    _, answer, headers = await node.post(rows)
+    path = headers["Location"]
+    found = await node.get(path)
+    assert (found["status"], found["total"], found["pending"], found["failure"]) == ("pending", 3, 2, 1)
+    assert (found["items"][1]["reason"], found["items"][1]["path"]) == ("missing-field", "$[1].marking.tlp")
+    assert [row.get("digest") for row in found["items"]] == [row.get("digest") for row in answer["results"]]
+    assert (await node.post(rows))[2]["Location"] == path
+    await node.bus.until(lambda: node.bus.sent)
+    node.bus.inbox.append(receipts(broker.receipt(node.bus.sent[0].data)))
+    await node.bus.until(lambda: not node.bus.inbox and not node.bus.unacked)
+    found = await node.get(path)
+    assert (found["status"], found["pending"], found["success"], found["failure"]) == ("complete", 0, 2, 1)
+    assert "Location" not in (await node.post(filing("A")))[2]
+    assert (await fetched(node, "/v1/submissions/nonsense"))[0] == 404
