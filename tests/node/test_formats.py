@@ -55,7 +55,7 @@ def _stripped(values: list[str]) -> list[str]:
     return [value.strip() for value in values if value.strip()]
 
 
-@quick(150)
+@quick(40)
 @given(headers(), structs(Body))
 def test_a_table_gives_back_what_went_into_it(header: Header, body: Body) -> None:
     """Every field that the table has a column for, exactly; nothing else; the facts beside them are unmapped."""
