@@ -8,6 +8,7 @@ import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from node.formats import csvtable, intelmq
 from node.formats.foreign import Defaults, Foreign, Shown
 from node.formats.registry import FORMATS, reader, writer
+from node.showing import inbox_shown
 from protocol.errors import ProtocolError
 from protocol.parse import convert
 from protocol.reasons import Reason
@@ -275,3 +277,16 @@ def test_the_list_of_formats() -> None:
     }
     for name, item in FORMATS.items():
         assert (name, item.media_types[0], "yes" if writer(name) else "no") in listed
+
+
+def test_what_is_erased_is_not_shown() -> None:
+    """Nothing of a revision that was withdrawn or has expired; of a withdrawal, its header."""
+    view = b'{"marking":{"tlp":"GREEN"},"body":{"title":"secret"}}'
+    row = {"withdrawn": False, "expired_at": None, "presentation": "jws~", "view": view, "withheld": b"[]"}
+    row |= {"undisclosed": 0, "received_at": 0}
+    assert (found := inbox_shown(SimpleNamespace(**row)))
+    assert found.body == {"title": "secret"}
+    assert (over := inbox_shown(SimpleNamespace(**{**row, "withdrawn": True})))
+    assert (over.header, over.body) == ({"marking": {"tlp": "GREEN"}}, {})
+    assert inbox_shown(SimpleNamespace(**{**row, "presentation": "", "view": b"null"})) is None
+    assert inbox_shown(SimpleNamespace(**{**row, "expired_at": 1})) is None
