@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from node.identity import Known
+from node.intake import Place
 from protocol.door import status_of
 from protocol.errors import ProtocolError
 
@@ -55,8 +56,12 @@ def answer_one(result: Accepted) -> Answer:
     return Answer(202, msgspec.json.encode(_shown(result.known)), result.replayed, (result,))
 
 
-def answer_many(results: Sequence[Result]) -> Answer:
-    """The answer to an array: each item in order; 202 if any was accepted."""
+def answer_many(results: Sequence[Result], places: Sequence[Place] = ()) -> Answer:
+    """The answer to an array: each item in order; 202 if any was accepted.
+
+    Args:
+        places: of each item, if it was read from a document of another format.
+    """
     rows: list[dict[str, Any]] = []
     accepted = 0
     for index, result in enumerate(results):
@@ -74,6 +79,8 @@ def answer_many(results: Sequence[Result]) -> Answer:
                     "detail": result.detail,
                 }
             )
+    for row, place in zip(rows, places, strict=False):
+        row["source"] = {"at": place.at, "source_id": place.source_id, "unmapped": place.unmapped}
     body = {"accepted": accepted, "refused": len(results) - accepted, "results": rows}
     replayed = accepted > 0 and all(result.replayed for result in results if isinstance(result, Accepted))
     return Answer(202 if accepted else 422, msgspec.json.encode(body), replayed, tuple(results))

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Table, bindparam, delete, func, or_, select
 
-from node.tables import alarms, escalations, inbox, own_reports
+from node.tables import alarms, escalations, inbox, own_reports, posts
 
 _MOST: Final = 500
 """Values in one IN list: below what any database takes."""
@@ -52,6 +52,15 @@ class Due:
         """What was filed, by any indexed column: `digest`, `report_id`, `revision`, `state`, `filing`."""
         query = select(*(own_reports.c[name] for name in ("digest", "report_id", "revision", "state", "filing")))
         return [row for c in any_of(own_reports.c[column], values) for row in self._db.execute(query.where(c))]
+
+    def own_states(self, digests: Collection[str]) -> list[Row[Any]]:
+        """Own revisions by digest, without their content: `digest`, `report_id`, `revision`, `state`."""
+        query = select(*(own_reports.c[name] for name in ("digest", "report_id", "revision", "state")))
+        return [row for c in any_of(own_reports.c.digest, digests) for row in self._db.execute(query.where(c))]
+
+    def posts(self, names: Collection[str]) -> list[Row[Any]]:
+        """What POSTs of several reports came to."""
+        return [row for c in any_of(posts.c.id, names) for row in self._db.execute(select(posts).where(c))]
 
     def open_alarm(self, key: str) -> Row[Any] | None:
         """The open alarm with this key."""

@@ -16,6 +16,7 @@ from node import tables
 from node.answers import Accepted, Answer, Result, answer_many, answer_one
 from node.identity import Fresh, Known, Shelf, decide
 from node.intake import Draft, Item, Posting
+from node.posts import post_row
 from node.signing import ENVELOPE_CONTENT, Desk, Sealed, Sheet
 from node.store import Reads, Tx, microseconds
 from protocol import limits
@@ -116,6 +117,8 @@ class Round:
             return exc
         if isinstance(found, Known):
             return _Placed(found, replayed=True)
+        if item.update is not None and found.previous is not None:
+            item = item.update
         full = len(self._pending) >= limits.REPORTS_PER_SUBMISSION or self._size + len(item.content) > ENVELOPE_CONTENT
         if self._pending and full:
             self._sign()
@@ -189,6 +192,13 @@ class Round:
                 row = {"client": client, "key": key, "body_hash": postings[index].body_hash, "at": self._at}
                 rows.append({**row, "status": reply.status, "response": reply.body})
         self._tx.add(tables.idempotency, rows)
+        made: dict[str, dict[str, Any]] = {}
+        for posting, reply in zip(postings, replies, strict=True):
+            if posting.many and isinstance(reply, Answer) and reply.status == 202 and reply.results:
+                made_of = post_row(posting.client, reply.body, reply.results, self._at)
+                made.setdefault(made_of["id"], made_of)
+        there = {row.id for row in self._tx.posts(list(made))}
+        self._tx.add(tables.posts, [row for name, row in made.items() if name not in there])
 
 
 def stock(reads: Reads, items: Sequence[Item]) -> Shelf:
@@ -213,6 +223,9 @@ def _known(row: Any) -> Known:
 
 
 def _reply(posting: Posting, placed: Sequence[_Placed | ProtocolError]) -> Reply:
+    if posting.places:
+        found = [_result(item, place.at) for item, place in zip(placed, posting.places, strict=True)]
+        return answer_many(found, posting.places)
     results = [_result(item, f"$[{index}]" if posting.many else "$") for index, item in enumerate(placed)]
     if posting.many:
         return answer_many(results)

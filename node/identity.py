@@ -84,6 +84,8 @@ def decide(draft: Draft, shelf: Shelf) -> Known | Fresh:
         if not revisions and report_id in shelf.foreign_reports:
             raise ProtocolError(Reason.REPORT_ID_TAKEN, "$.report_id", "another member's report has this id")
     same = _same(draft, revisions)
+    if same is None and draft.update is not None:
+        same = _same(draft.update, revisions)
     if same is not None:
         _check_incident(incident, same)
         return same
@@ -121,7 +123,7 @@ def _next_revision(draft: Draft, previous: Known | None) -> int:
     expected = previous.revision + 1 if previous else 1
     stated = draft.filing.revision
     if stated is UNSET:
-        if previous is not None:
+        if previous is not None and draft.update is None:
             raise ProtocolError(
                 Reason.REVISION_CONFLICT,
                 "$.revision",

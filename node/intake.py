@@ -33,6 +33,17 @@ class Draft:
     filing: Filing
     content: bytes
     content_hash: str
+    update: Draft | None = None
+    """What it is filed as if its report is there already, with other content; None: then it is a conflict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an item stands in a document of another format, and what of it has no place in the profile."""
+
+    at: str
+    source_id: str = ""
+    unmapped: tuple[str, ...] = ()
 
 
 Item = Draft | ProtocolError
@@ -48,6 +59,8 @@ class Posting:
     client: str = ""
     key: str = ""
     body_hash: str = ""
+    places: tuple[Place, ...] = ()
+    """Of each item, if they were read from a document of another format."""
 
 
 def split_body(body: bytes, *, ndjson: bool) -> tuple[list[bytes], bool]:

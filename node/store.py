@@ -55,6 +55,7 @@ from node.tables import (
     metadata,
     own_reports,
     policies,
+    posts,
     refused,
     statements,
     submissions,
@@ -303,8 +304,9 @@ class Tx(Reads, Over):
         self.events.append(Event(self.number(events), kind, msgspec.json.encode(data), at))
 
     def forget_answers(self, before: int) -> None:
-        """Drop idempotency keys of before that time."""
+        """Drop idempotency keys, and what POSTs came to, of before that time."""
         self._db.execute(delete(idempotency).where(idempotency.c.at < before))
+        self._db.execute(delete(posts).where(posts.c.at < before))
 
     def forget_checkpoints(self, keep: int, but: int) -> None:
         """Drop all checkpoints but the newest `keep` and the one of size `but`."""

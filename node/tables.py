@@ -10,6 +10,7 @@ confirmations_out  what this member signed about others' reports; `waiting` unti
 statements         verified statements of others (deliveries, confirmations, links) as they signed them
 links              pairs of reports that are about the same thing
 idempotency        answers by idempotency key
+posts              what a POST of several reports came to: digests and reasons
 leaves             what must be in the broker's log: own receipts, others' deliveries; with the proof once it is there
 checkpoints        of the broker's log, as this node verified them: each continues the one before it
 governance         records of the region's trustees, from the founding one on, as the broker listed them
@@ -169,6 +170,13 @@ idempotency = Table(
     Column("response", LargeBinary, nullable=False),
     Column("at", BigInteger, nullable=False, index=True),
     PrimaryKeyConstraint("client", "key"),
+)
+posts = Table(
+    "posts",
+    metadata,
+    Column("id", String(22), primary_key=True),
+    Column("at", BigInteger, nullable=False, index=True),
+    Column("items", LargeBinary, nullable=False),
 )
 leaves = Table(
     "leaves",

@@ -26,6 +26,12 @@ POLICY: Final = 256 << 10
 DISCLOSURES_PER_REPORT: Final = 1_024
 DISCLOSURE: Final = 128 << 10
 LIST_ELEMENTS: Final = 500
+ATTACHMENT: Final = 64 << 10
+"""One file within a report: in base64, and base64 again as a disclosure, it stays below that limit."""
+
+UNMAPPED: Final = 64 << 10
+"""What a foreign document said beyond the profile: paths and values of one item."""
+
 IDENTIFIERS_PER_REPORT: Final = 32
 """Identifiers that take part in linking: a report with thousands of indicators may not fill everybody's index."""
 

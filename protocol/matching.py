@@ -21,7 +21,7 @@ from msgspec import UNSET, Struct
 from protocol import taxonomy as tx
 from protocol.facts import Facts
 from protocol.reasons import Reason
-from protocol.report import COARSE_UNITS, HEADER_UNIT, UNIT_BIT
+from protocol.report import COARSE_UNITS, HEADER_UNIT, NAMED_ONLY, UNIT_BIT
 from protocol.rules import Policy, Rule, When, select
 
 Gate = Literal["marking", "export", "region", "import"]
@@ -58,7 +58,8 @@ def masks_of(rule: Rule) -> tuple[int, int]:
     """What an allow rule releases, or what a deny rule takes away: exact, coarse."""
     chosen = select("*") if rule.disclose is UNSET else 0
     for selector in rule.disclose or ():
-        chosen |= select(selector)
+        blind = NAMED_ONLY if selector == "*" and rule.effect == "allow" else 0
+        chosen |= select(selector) & ~blind
     only_coarse = 0
     # The narrower selector wins, and a name over the @class that holds nothing else: never the order of writing.
     for selector, level in sorted(

@@ -6,7 +6,9 @@ class, addresses that are addresses. Refuses: unknown fields, naive times, coars
 
 from __future__ import annotations
 
+import hashlib
 import re
+from binascii import Error, a2b_base64
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -15,6 +17,7 @@ from socket import AF_INET, AF_INET6, AddressFamily, inet_pton
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from protocol import limits
@@ -289,11 +292,62 @@ class Contact(Wire, frozen=True, kw_only=True):
             raise ValueError("invalid-value: a coarse contact has its role and nothing else")
 
 
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+MEDIA_TYPE: Final = (
+    r"^(application|audio|font|image|message|model|multipart|text|video)/[a-z0-9][a-z0-9.+-]{0,100}"
+    r"(;[a-z]{1,20}=[a-z0-9.-]{1,40})?$(?!\n)"
+)
+MediaType = Annotated[str, Meta(pattern=MEDIA_TYPE)]
+"""A type of the registry's top-level types, in lower case, with one parameter at most: `text/plain;charset=utf-8`."""
+
+
 class Attachment(Wire, frozen=True, kw_only=True):
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+    """A file: named by its hash, and with `content` (base64) in the report itself, or left where it is."""
+
+    sha256: Sha256
     size: Count
-    media_type: Line
+    media_type: MediaType
     name: Line | UnsetType = UNSET
+    content: Annotated[str, Meta(max_length=-(-limits.ATTACHMENT // 3) * 4)] | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if self.content is UNSET:
+            return
+        try:
+            content = a2b_base64(self.content, strict_mode=True)
+        except (Error, ValueError) as exc:
+            raise ValueError("invalid-value: the content is not base64 with its padding, on one line") from exc
+        if len(content) > limits.ATTACHMENT:
+            raise ValueError(f"too-large: an attachment has at most {limits.ATTACHMENT} bytes")
+        if len(content) != self.size or hashlib.sha256(content).hexdigest() != self.sha256:
+            raise ValueError("invalid-value: size and sha256 are not those of the content")
+
+
+class Source(Wire, frozen=True, kw_only=True):
+    """The document of another format that a report was read from, and what of it has no place in the profile.
+
+    `unmapped` maps a path in that document to the value there, as JSON text. A reader does not trust it: nobody but the
+    tool that wrote it knows what it says, and it may be about persons.
+    """
+
+    format: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9]{0,15}$(?!\n)")]
+    media_type: MediaType
+    sha256: Sha256
+    size: Count
+    unmapped: dict[
+        Annotated[str, Meta(min_length=1, max_length=500)],
+        Annotated[str, Meta(min_length=1)],
+    ] = {}
+
+    def __post_init__(self) -> None:
+        size = sum(len(path.encode()) + len(value.encode()) for path, value in self.unmapped.items())
+        if size > limits.UNMAPPED:
+            raise ValueError(f"too-large: what has no place in the profile is over {limits.UNMAPPED} bytes")
+        for value in self.unmapped.values():
+            try:
+                msgspec.json.decode(value)
+            except (msgspec.DecodeError, RecursionError) as exc:
+                raise ValueError("invalid-value: an unmapped value is not JSON") from exc
 
 
 class Related(Wire, frozen=True, kw_only=True):

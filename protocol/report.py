@@ -54,6 +54,7 @@ from protocol.parts import (
     SectorRef,
     Severity,
     SharingGroup,
+    Source,
     Technique,
     Text,
     ThirdParty,
@@ -72,6 +73,7 @@ __all__ = [
     "COARSE_UNITS",
     "HEADER_UNIT",
     "INDICATOR_PARTS",
+    "NAMED_ONLY",
     "SCHEMA",
     "UNITS",
     "UNIT_BIT",
@@ -116,6 +118,7 @@ __all__ = [
     "SectorRef",
     "Severity",
     "SharingGroup",
+    "Source",
     "Technique",
     "Text",
     "ThirdParty",
@@ -141,8 +144,13 @@ DataClass = Literal[
     "personal",
     "financial",
     "operational",
+    "source",
 ]
-"""What a unit can reveal; a policy selects all units of a class with `@class`."""
+"""What a unit can reveal; a policy selects all units of a class with `@class`.
+
+`source` is what nobody can tell: files, and what another tool wrote beyond the profile. It may hold what any other
+class is about, so that no other class, nor `*`, releases it.
+"""
 
 SCHEMA: Final = "kentongan-report/1"
 
@@ -202,6 +210,7 @@ class Body(Wire, frozen=True, kw_only=True):
     attachments: Annotated[Annotated[list[Attachment], _few] | UnsetType, _unit("technical", each=True)] = UNSET
     related: Annotated[Annotated[list[Related], _few] | UnsetType, _unit("operational", each=True)] = UNSET
     references: Annotated[Annotated[list[Reference], _few] | UnsetType, _unit("narrative")] = UNSET
+    source: Annotated[Source | UnsetType, _unit("source")] = UNSET
 
 
 class CoarseBody(Wire, frozen=True, kw_only=True):
@@ -296,14 +305,18 @@ INDICATOR_PARTS: Final = ("address", "domain", "file", "account", "other")
 
 
 def part_of(field: str, element: Mapping[str, Any]) -> str:
-    """The unit name of a list element: `indicators` are told apart by what they can reveal, other lists are not."""
+    """The unit name of a list element: indicators are told apart by what they can reveal, attachments by whether the
+    file itself is there, other lists are not."""
     if field == "indicators":
         kind = element.get("type")
         part = _INDICATOR_PART.get(kind) if isinstance(kind, str) else None
         return f"indicators.{part}" if part else "indicators.unknown"
+    if field == "attachments" and "content" in element:
+        return _CONTENT
     return field
 
 
+_CONTENT: Final = "attachments.content"
 HEADER_UNIT: Final = "report"
 """The header as a unit of its own: without it nothing of a report is released."""
 
@@ -314,6 +327,7 @@ UNIT_NAMES: Final[tuple[str, ...]] = (
         for field in UNITS
         for name in ([f"indicators.{part}" for part in INDICATOR_PARTS] if field == "indicators" else [field])
     ),
+    _CONTENT,
 )
 """All units that a policy can name, in the order of their bits. Ledgers hold these bits: only ever append."""
 
@@ -323,7 +337,13 @@ ALL_UNITS: Final = (1 << len(UNIT_NAMES)) - 1
 
 def unit_of(name: str) -> Unit:
     """The declaration behind a unit name; the header counts as operational."""
+    if name == _CONTENT:
+        return Unit("source", each=True)
     return Unit("operational") if name == HEADER_UNIT else UNITS[name.partition(".")[0]]
+
+
+NAMED_ONLY: Final = sum(1 << bit for name, bit in UNIT_BIT.items() if unit_of(name).data == "source")
+"""The units that an allow rule releases only if it names them, or their class: `*` does not."""
 
 
 COARSE_UNITS: Final = sum(

@@ -80,8 +80,9 @@ class Rule(_Doc, frozen=True, kw_only=True, rename={"from_": "from"}):
     """One rule of a policy.
 
     `to` (export) or `from` (import) names jurisdictions, `["*"]` all. `disclose` names units, `@class`es or `*`; a deny
-    rule without it denies the whole report. `level` makes units coarse: an allow rule then releases only the coarse
-    value, a deny rule only denies the exact one.
+    rule without it denies the whole report. `*` is all units, of an allow rule all but those of the class `source`:
+    nobody knows what is in them, so that they are released by name or not at all. `level` makes units coarse: an allow
+    rule then releases only the coarse value, a deny rule only denies the exact one.
     """
 
     id: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)")]

@@ -10,10 +10,14 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from node.api.reports import cursor_of, proof_of, read_limited, report_id_of
+from node.api.reports import cursor_of, proof_of, read_limited, report_id_of, shown_as
 from node.core import NodeCore, Word
 from node.feed import Feed
+from node.formats.foreign import Shown
+from node.formats.registry import format_out
 from node.loops import State, Writer
+from node.showing import inbox_shown
+from node.store import Reads
 from node.views import inbox_line, inbox_report, iso, page
 from protocol.door import HEARTBEAT, JSON, STILL_HERE, answer, position, stream
 from protocol.errors import ProtocolError
@@ -38,8 +42,18 @@ class Inbox:
         self._state = state
 
     async def list(self, request: web.Request) -> web.Response:
-        """Others' reports in the order of arrival."""
+        """Others' reports in the order of arrival; with `?format=`, in that format."""
         after, limit = cursor_of(request)
+        if format_ := format_out(request.query.get("format", "")):
+            headers: dict[str, str] = {}
+
+            def find(reads: Reads) -> list[Shown]:
+                rows = reads.inbox_page(after, limit)
+                following = rows[-1].seq if rows else after
+                headers["Link"] = f'</v1/inbox?format={format_.name}&after={following}&limit={limit}>; rel="next"'
+                return [shown for row in rows if (shown := inbox_shown(row))]
+
+            return await shown_as(self._core, format_, find, headers)
 
         def read() -> bytes:
             with self._core.store.read() as reads:
@@ -48,8 +62,17 @@ class Inbox:
         return web.Response(body=await asyncio.to_thread(read), content_type=JSON)
 
     async def get(self, request: web.Request) -> web.Response:
-        """All about one report of another member."""
+        """All about one report of another member; with `?format=`, its newest revision in that format."""
         report_id = report_id_of(request)
+        if format_ := format_out(request.query.get("format", "")):
+
+            def newest(reads: Reads) -> list[Shown]:
+                rows = sorted(reads.inbox_by("report_id", [report_id]), key=lambda row: row.revision)
+                if not (found := [shown for row in rows[-1:] if (shown := inbox_shown(row))]) and rows:
+                    raise ProtocolError(Reason.EXPIRED, "$", "its content is erased here")
+                return found
+
+            return await shown_as(self._core, format_, newest)
 
         def read() -> bytes | None:
             with self._core.store.read() as reads:

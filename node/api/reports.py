@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -13,17 +14,23 @@ import msgspec
 from aiohttp import web
 
 from node.core import NodeCore
+from node.foreign import Reading, defaults_of, read_foreign
+from node.formats.foreign import Defaults, Shown
+from node.formats.registry import NDJSON, Format, format_in, format_out, writer
 from node.intake import Posting, read_body
 from node.loops import Committer
 from node.metrics import Metrics
+from node.posts import post_id, post_view
+from node.showing import own_shown
+from node.store import Reads
 from node.views import own_line, own_report, page, proof_text
 from protocol import limits
 from protocol.door import CLIENT, JSON, number_of
 from protocol.errors import ProtocolError
 from protocol.keys import b64
+from protocol.parts import MEDIA_TYPE
 from protocol.reasons import Reason
 
-NDJSON: Final = "application/x-ndjson"
 _OFF_LOOP: Final = 64 << 10
 """Bytes from which a body is judged on another thread, so that it does not hold up the others."""
 _LONGEST_KEY: Final = 255
@@ -44,8 +51,8 @@ class Reports:
             return await self._post(request)
 
     async def _post(self, request: web.Request) -> web.Response:
-        if request.content_type not in (JSON, NDJSON):
-            raise ProtocolError(Reason.UNSUPPORTED_MEDIA, "$", f"send {JSON} or {NDJSON}")
+        format_ = format_in(request.query.get("format", ""), request.content_type)
+        defaults = defaults_of(request.query) if format_ else Defaults()
         key = request.headers.get("Idempotency-Key", "")
         if len(key) > _LONGEST_KEY:
             raise ProtocolError(Reason.OUT_OF_RANGE, "$", f"an Idempotency-Key has at most {_LONGEST_KEY} characters")
@@ -55,20 +62,43 @@ class Reports:
         ndjson = request.content_type == NDJSON
 
         def judge() -> Posting:
-            items, many = read_body(body, ndjson=ndjson, jurisdictions=jurisdictions, now=self._now())
-            body_hash = b64(hashlib.sha256(body).digest()) if key else ""
-            return Posting(items, many, request[CLIENT], key, body_hash)
+            # Another format, or other words about all of it, make another request of the same bytes.
+            how = "" if format_ is None else f"{format_.name} {sorted(defaults.marking or ())} {request.query_string}\n"
+            body_hash = b64(hashlib.sha256(how.encode() + body).digest()) if key else ""
+            if format_ is None:
+                items, many = read_body(body, ndjson=ndjson, jurisdictions=jurisdictions, now=self._now())
+                return Posting(items, many, request[CLIENT], key, body_hash)
+            reading = Reading(format_, media_type_of(request), self._core.member, defaults, jurisdictions, self._now())
+            read, places = read_foreign(body, reading, ndjson=ndjson)
+            return Posting(read, True, request[CLIENT], key, body_hash, places)
 
         posting = await asyncio.to_thread(judge) if len(body) > _OFF_LOOP else judge()
         reply = await self._committer.submit(posting)
         if isinstance(reply, ProtocolError):
             raise reply
-        headers = {"Idempotent-Replayed": "true"} if reply.replayed else None
+        headers = {"Idempotent-Replayed": "true"} if reply.replayed else {}
+        if posting.many and reply.status == 202:
+            headers["Location"] = f"/v1/submissions/{post_id(posting.client, reply.body)}"
         return web.Response(body=reply.body, status=reply.status, content_type=JSON, headers=headers)
 
+    async def submission(self, request: web.Request) -> web.Response:
+        """What became of the items of a POST so far."""
+
+        def read() -> bytes | None:
+            with self._core.store.read() as reads:
+                found = post_view(reads, request.match_info["id"])
+            return msgspec.json.encode(found) if found else None
+
+        body = await asyncio.to_thread(read)
+        if body is None:
+            raise ProtocolError(Reason.UNKNOWN_PATH, "$", "no POST of the last thirty days has this name")
+        return web.Response(body=body, content_type=JSON)
+
     async def get(self, request: web.Request) -> web.Response:
-        """All about one report of this member."""
+        """All about one report of this member; with `?format=`, its newest revision in that format."""
         report_id = report_id_of(request)
+        if format_ := format_out(request.query.get("format", "")):
+            return await shown_as(self._core, format_, lambda reads: own_shown(reads, report_id))
 
         def read() -> bytes | None:
             with self._core.store.read() as reads:
@@ -106,6 +136,29 @@ async def proof_of(core: NodeCore, request: web.Request, *, own: bool) -> web.Re
 
     text = await asyncio.to_thread(read)
     return web.Response(text=text, content_type="text/plain", charset="utf-8")
+
+
+async def shown_as(
+    core: NodeCore, format_: Format, find: Callable[[Reads], Sequence[Shown]], headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """Reports in another format; ProtocolError if there are none."""
+
+    def read() -> bytes | None:
+        with core.store.read() as reads:
+            found = find(reads)
+        write = writer(format_.name)
+        return write(found) if write is not None and (found or headers is not None) else None
+
+    body = await asyncio.to_thread(read)
+    if body is None:
+        raise ProtocolError(Reason.UNKNOWN_REPORT, "$", "no report with this id is here")
+    return web.Response(body=body, content_type=format_.media_types[0], headers=headers)
+
+
+def media_type_of(request: web.Request) -> str:
+    """The content type as the profile writes it."""
+    stated = request.headers.get("Content-Type", "").replace(" ", "").lower()
+    return stated if re.match(MEDIA_TYPE, stated) else "application/octet-stream"
 
 
 async def read_limited(request: web.Request) -> bytes:

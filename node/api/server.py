@@ -132,6 +132,7 @@ def make_app(
             web.get("/v1/reports", reports.list),
             web.get("/v1/reports/{report_id}", reports.get),
             web.get("/v1/reports/{report_id}/proof", reports.proof),
+            web.get("/v1/submissions/{id}", reports.submission),
             web.get("/v1/inbox", inbox.list),
             web.get("/v1/inbox/{report_id}", inbox.get),
             web.get("/v1/inbox/{report_id}/proof", inbox.proof),

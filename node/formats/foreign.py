@@ -23,12 +23,14 @@ class Foreign:
         source_id: how the source names it, the same at every export; empty if it does not.
         filing: a `protocol.report.Filing` as JSON values, not validated yet; never has ids or a revision.
         unmapped: path in the document -> value, of all that has no place in the filing, or less precision there.
+        raw: the incident as it was sent, where that is one piece of the document; else what stands at its path.
     """
 
     at: str
     source_id: str
     filing: dict[str, Any]
     unmapped: dict[str, Any] = field(default_factory=dict)
+    raw: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

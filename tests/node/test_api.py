@@ -81,7 +81,7 @@ async def test_bad_reports_are_problem_documents(node: Running, document: Any, r
         (b"[1", "application/json", 400, "not-json"),
         (b"\xff", "application/json", 400, "not-json"),
         (b'"text"', "application/json", 422, "wrong-type"),
-        (b"{}", "text/csv", 415, "unsupported-media-type"),
+        (b"{}", "text/html", 415, "unsupported-media-type"),
         (b"x" * (10 << 20), "application/json", 413, "too-large"),
         (b"[" + b"{}," * 2_500 + b"{}]", "application/json", 413, "too-many"),
     ],

@@ -22,12 +22,18 @@ COARSE = ("title", "description", "times", "entity_counts", "victim", "geo", "in
 EXACT = UNIT_NAMES
 
 
+SOURCE = ("source", "attachments.content")
+"""What can hold anything: an allow rule with `*` leaves it out."""
+
+
 def covers(selector: str, unit: str) -> bool:
     """Whether a selector names a unit."""
     if selector == "*":
         return True
     if selector.startswith("@"):
-        return unit != "report" and UNITS[unit.partition(".")[0]].data == selector[1:]
+        if unit in SOURCE or unit == "report":
+            return unit != "report" and selector == "@source"
+        return UNITS[unit.partition(".")[0]].data == selector[1:]
     return unit == selector or unit.startswith(f"{selector}.")
 
 
@@ -44,7 +50,9 @@ def actions_of(rule: Rule) -> set[str]:
     """What an allow rule releases, or a deny rule takes away."""
     found = set()
     for unit in UNIT_NAMES:
-        if rule.disclose is not UNSET and not any(covers(selector, unit) for selector in rule.disclose):
+        blind = "*" if rule.effect == "allow" and unit in SOURCE else ""
+        chosen = [selector for selector in rule.disclose or () if selector != blind and covers(selector, unit)]
+        if rule.disclose is not UNSET and not chosen:
             continue
         coarse = level_of(rule, unit) == "coarse"
         if rule.effect == "allow":

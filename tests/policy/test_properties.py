@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -240,7 +241,8 @@ def canary_case(seed: int) -> bool:
         assert item.text not in texts or granted >> item.bit & 1
     for bit, name in enumerate(UNIT_NAMES):
         if not outcome.exact >> bit & 1:
-            assert f"canary-{name}" not in shown, (seed, name)
+            # One name begins with the other.
+            assert not re.search(rf"canary-{re.escape(name)}(?!\.content)", shown), (seed, name)
     for name, text in (("times", "04:05:06"), ("entity_counts", COUNT), ("indicators.address", "203.0.113.77")):
         assert outcome.exact >> UNIT_BIT[name] & 1 or text not in shown, (seed, name)
     answer = answer_for("sg", outcome, report.units())

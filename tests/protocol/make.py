@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
@@ -26,6 +27,7 @@ from protocol.policy import Policy, PolicyBook, Rule
 from protocol.reasons import Reason
 from protocol.registry import Group, Member, Region, Registry
 from protocol.report import (
+    Attachment,
     Body,
     Contact,
     Filing,
@@ -36,6 +38,7 @@ from protocol.report import (
     Report,
     Rsit,
     SharingGroup,
+    Source,
 )
 from protocol.statements import BROKER
 
@@ -196,9 +199,25 @@ FULL: Mapping[str, Any] = {
     "assistance_requested": [{"kind": "sinkholing", "detail": "canary-assistance_requested"}],
     "contacts": [{"role": "duty officer", "name": "canary-contacts", "email": "canary-contacts@cert.example"}],
     "financial_loss": {"category": "monetary", "amount": 5, "currency": "IDR", "detail": "canary-financial_loss"},
-    "attachments": [{"sha256": "a" * 64, "size": 1, "media_type": "text/plain", "name": "canary-attachments"}],
+    "attachments": [
+        {"sha256": "a" * 64, "size": 1, "media_type": "text/plain", "name": "canary-attachments"},
+        {
+            "sha256": "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+            "size": 1,
+            "media_type": "application/octet-stream",
+            "name": "canary-attachments.content",
+            "content": "AA==",
+        },
+    ],
     "related": [{"kind": "led-to", "ref": "canary-related"}],
     "references": [{"title": "canary-references"}],
+    "source": {
+        "format": "other",
+        "media_type": "application/json",
+        "sha256": "b" * 64,
+        "size": 2,
+        "unmapped": {"$.note": '"canary-source"'},
+    },
 }
 """Every body field, with the name of its unit in the text wherever the type has room for text; in texts that have a
 coarse value, where only the exact one holds it."""
@@ -421,6 +440,22 @@ def _contacts(kind: type[Contact]) -> st.SearchStrategy[Contact]:
     return _field_values(kind, {}).map(quiet)
 
 
+def _attachments(kind: type[Attachment]) -> st.SearchStrategy[Attachment]:
+    def whole(fields: dict[str, Any], content: bytes) -> Attachment:
+        if "content" in fields:
+            fields["content"] = b64encode(content).decode()
+            fields |= {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+        return kind(**fields)
+
+    return st.builds(whole, _field_values(kind, {}), st.binary(max_size=40))
+
+
+def _sources(kind: type[Source]) -> st.SearchStrategy[Source]:
+    values = (st.text(_LETTERS, max_size=9) | st.integers(-5, 5)).map(lambda value: msgspec.json.encode(value).decode())
+    unmapped = st.dictionaries(st.text(_LETTERS, min_size=1, max_size=9), values, max_size=3)
+    return structs(kind, unmapped=unmapped)
+
+
 def bodies(fields_at_most: int = 6) -> st.SearchStrategy[Body]:
     """Bodies with some of all fields."""
     return _field_values(Body, {}, fields_at_most).map(lambda fields: Body(**fields))
@@ -431,6 +466,8 @@ _SPECIAL: Mapping[Any, Callable[[Any], st.SearchStrategy[Any]]] = {
     Marking: _markings,
     Indicator: _indicators,
     Contact: _contacts,
+    Attachment: _attachments,
+    Source: _sources,
     Body: lambda _: bodies(),
 }
 

@@ -43,10 +43,12 @@ from protocol.reasons import Reason
 from protocol.report import (
     ALL_UNITS,
     COARSE_UNITS,
+    NAMED_ONLY,
     UNIT_BIT,
     UNIT_NAMES,
     UNITS,
     CrossBorder,
+    DataClass,
     Exercise,
     Handling,
     Header,
@@ -73,6 +75,8 @@ from tests.protocol.make import (
 )
 
 SG = Recipient("sg")
+SEEN = ALL_UNITS & ~NAMED_ONLY
+"""What `*` releases: all but what nobody can read."""
 GROUPS = Circles({str(GROUP): frozenset({"id", "sg"})})
 TICK = timedelta(microseconds=1)
 
@@ -105,7 +109,29 @@ def test_nothing_is_released_by_default() -> None:
 def test_an_open_policy_releases_everything() -> None:
     """With both sides open everything travels, exact and coarse: nothing else stands in the way."""
     outcome = ask(allow())
-    assert (outcome.exact, outcome.coarse) == (ALL_UNITS, COARSE_UNITS)
+    assert (outcome.exact, outcome.coarse) == (SEEN, COARSE_UNITS)
+
+
+@pytest.mark.parametrize(
+    ("disclose", "released"),
+    [
+        (["*"], ()),
+        (["@technical", "@personal", "@narrative", "attachments.content"], ("attachments.content",)),
+        (["*", "source"], ("source",)),
+        (["@source"], ("source", "attachments.content")),
+        (["attachments"], ("attachments.content",)),
+        ([f"@{name}" for name in get_args(DataClass) if name != "source"], ()),
+    ],
+)
+def test_what_nobody_can_read_is_released_by_name_alone(disclose: list[str], released: tuple[str, ...]) -> None:
+    """Files and foreign data: neither `*` nor a class that was there before lets them out, or in; their names do."""
+    everything = imports(allow(disclose=["*", "@source"]))
+    assert ask(allow(disclose=disclose), import_=[everything]).exact & NAMED_ONLY == bit(*released)
+    taken = ask(allow(disclose=["*", "@source"]), import_=[imports(allow(disclose=disclose))])
+    assert taken.exact & NAMED_ONLY == bit(*released)
+    # A deny rule for everything takes these as well.
+    denied = ask(allow(disclose=["@source", "title"]), deny(disclose=["*"]), import_=[everything])
+    assert denied.exact & ~HEADER == 0
 
 
 def test_all_gates_are_asked_in_order() -> None:
@@ -141,7 +167,7 @@ def test_marking_and_region(given_: dict[str, Any], to: Recipient, reason: Reaso
     """Each gate can shut a report out alone, with its own reason, however open the policies are."""
     outcome = ask(allow(), to=to, **given_)
     if reason is None:
-        assert outcome.exact == ALL_UNITS
+        assert outcome.exact == SEEN
     else:
         assert why(outcome) is reason
 
@@ -161,7 +187,7 @@ def test_red_without_recipients_is_for_nobody() -> None:
 def test_the_import_policy_withholds_too() -> None:
     """What the recipient's law keeps out stays out although the origin would share it."""
     outcome = ask(allow(), import_=[imports(allow()), imports(deny("no-persons", disclose=["@personal"]))])
-    assert outcome.exact == ALL_UNITS & ~bit("contacts")
+    assert outcome.exact == SEEN & ~bit("contacts")
     assert outcome.coarse == COARSE_UNITS & ~bit("contacts")
     assert why(ask(allow(), import_=[])) is Reason.DEFAULT_DENY
     assert why(ask(allow(), import_=[imports(allow(to=["my"]))])) is Reason.DEFAULT_DENY
@@ -655,7 +681,7 @@ def test_what_may_leave() -> None:
 def test_the_recipients_own_check() -> None:
     """A node without an import policy of its own takes nothing in."""
     facts = facts_of(header())
-    assert import_gate(facts, "sg", book(), NOW).exact == ALL_UNITS
+    assert import_gate(facts, "sg", book(), NOW).exact == SEEN
     assert not import_gate(facts, "sg", PolicyBook([]), NOW).granted
 
 

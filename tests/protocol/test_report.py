@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from typing import Any, get_args, get_type_hints
 
 import msgspec
 import pytest
 from hypothesis import given
 
-from protocol import parts, registry, report, rules, statements
+from protocol import limits, parts, registry, report, rules, statements
 from protocol import taxonomy as tx
 from protocol.parse import convert, decode
 from protocol.reasons import Reason
@@ -71,6 +73,8 @@ PINNED_UNITS = [
     "attachments",
     "related",
     "references",
+    "source",
+    "attachments.content",
 ]
 """Ledgers and policies hold these bits. Only ever append to this list."""
 
@@ -331,3 +335,61 @@ def test_reports_are_frozen() -> None:
     with pytest.raises(AttributeError):
         filing.phase = "final"  # type: ignore[misc]
     assert Report.__struct_config__.frozen
+
+
+def attached(content: bytes, /, **given: Any) -> dict[str, Any]:
+    """An attachment as JSON."""
+    fields = {"sha256": sha256(content).hexdigest(), "size": len(content), "media_type": "message/rfc822"}
+    return {**fields, "content": b64encode(content).decode(), **given}
+
+
+def test_a_file_travels_within_its_report() -> None:
+    """Up to its limit, with the hash and size that it has; with its content it is another unit than without."""
+    for content in (b"", b"Subject: hello\r\n", b"x" * limits.ATTACHMENT):
+        whole = attached(content)
+        assert msgspec.to_builtins(file(body={"attachments": [whole]}).body)["attachments"] == [whole]
+    assert part_of("attachments", attached(b"")) == "attachments.content"
+    assert part_of("attachments", {"sha256": "a" * 64}) == "attachments"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (attached(b"a", size=2), Reason.INVALID_VALUE),
+        (attached(b"a", sha256="a" * 64), Reason.INVALID_VALUE),
+        (attached(b"a", content="YQ"), Reason.INVALID_VALUE),
+        (attached(b"a", content="YQ==\n"), Reason.INVALID_VALUE),
+        (attached(b"a", content="\u00e9"), Reason.INVALID_VALUE),
+        (attached(b"a", media_type="text"), Reason.INVALID_VALUE),
+        (attached(b"a", media_type="text/html\n"), Reason.INVALID_VALUE),
+        (attached(b"a", media_type="unheard/of"), Reason.INVALID_VALUE),
+        (attached(b"x" * (limits.ATTACHMENT + 1)), Reason.TOO_LARGE),
+        (attached(b"x" * (limits.ATTACHMENT + 9)), Reason.OUT_OF_RANGE),
+    ],
+)
+def test_a_file_that_is_not_what_it_says(wrong: dict[str, Any], reason: Reason) -> None:
+    """Is refused."""
+    with refused(reason):
+        file(body={"attachments": [wrong]})
+
+
+SOURCE: Mapping[str, Any] = {"format": "stix", "media_type": "application/stix+json;version=2.1"}
+
+
+@pytest.mark.parametrize(
+    ("unmapped", "reason"),
+    [
+        ({"$.a": "{"}, Reason.INVALID_VALUE),
+        ({"$.a": ""}, Reason.OUT_OF_RANGE),
+        ({"": "1"}, Reason.OUT_OF_RANGE),
+        ({"$.a": f'"{"x" * limits.UNMAPPED}"'}, Reason.TOO_LARGE),
+        ({f"$.{n}": f'"{"x" * 1_000}"' for n in range(70)}, Reason.TOO_LARGE),
+        ({"$.a": f'"{chr(233) * 40_000}"'}, Reason.TOO_LARGE),
+    ],
+)
+def test_a_source_that_is_too_much(unmapped: dict[str, str], reason: Reason) -> None:
+    """Values are JSON, and all of them together have a limit in bytes."""
+    kept = {**SOURCE, "sha256": "b" * 64, "size": 1, "unmapped": {"$.x": '{"a":[1]}'}}
+    assert msgspec.to_builtins(file(body={"source": kept}).body)["source"] == kept
+    with refused(reason):
+        file(body={"source": {**kept, "unmapped": unmapped}})
