@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Final
 
 from node.formats.foreign import Read, Write
@@ -29,30 +28,30 @@ class Format:
 
     Attributes:
         media_types: content types that mean it without a name; the first is that of what is written.
-        module: where its `read` and, if it can be written, `write` are.
+        reads: the module with its `read`.
+        writes: the module with its `write`; empty if it is only read.
         lines: a list or NDJSON of such documents is read one by one, each an item of its own.
     """
 
     name: str
     media_types: tuple[str, ...]
-    module: str
+    reads: str
+    writes: str = ""
     lines: bool = False
 
 
 _ALL: Final = (
-    Format("stix", ("application/stix+json", "application/vnd.oasis.stix+json"), "stix"),
-    Format("misp", ("application/vnd.misp+json",), "misp"),
+    Format("stix", ("application/stix+json", "application/vnd.oasis.stix+json"), "stix", "stix"),
+    Format("misp", ("application/vnd.misp+json",), "misp", "misp"),
     Format("intelmq", ("application/vnd.intelmq+json",), "intelmq", lines=True),
-    Format("ocsf", ("application/vnd.ocsf+json",), "ocsf", lines=True),
+    Format("ocsf", ("application/vnd.ocsf+json",), "ocsf", "ocsfout", lines=True),
     Format("idmef", ("application/vnd.idmef+json",), "idmef", lines=True),
     Format("idea", ("application/vnd.idea+json",), "idea", lines=True),
-    Format("iodef", ("application/vnd.iodef+xml",), "iodef"),
-    Format("csv", ("text/csv",), "csvtable"),
+    Format("iodef", ("application/vnd.iodef+json",), "iodef", "iodefout"),
+    Format("csv", ("text/csv",), "csvtable", "csvtable"),
 )
-FORMATS: Final[Mapping[str, Format]] = {
-    item.name: item for item in _ALL if find_spec(f"node.formats.{item.module}") is not None
-}
-"""By name: those whose code is here."""
+FORMATS: Final[Mapping[str, Format]] = {item.name: item for item in _ALL}
+"""By name."""
 
 _BY_TYPE: Final = {media: item for item in FORMATS.values() for media in item.media_types}
 
@@ -60,14 +59,15 @@ _BY_TYPE: Final = {media: item for item in FORMATS.values() for media in item.me
 @cache
 def reader(name: str) -> Read:
     """The reader of a format."""
-    found: Read = import_module(f"node.formats.{FORMATS[name].module}").read
+    found: Read = import_module(f"node.formats.{FORMATS[name].reads}").read
     return found
 
 
 @cache
 def writer(name: str) -> Write | None:
     """The writer of a format; None if it is only read."""
-    return getattr(import_module(f"node.formats.{FORMATS[name].module}"), "write", None)
+    module = FORMATS[name].writes
+    return import_module(f"node.formats.{module}").write if module else None
 
 
 def format_in(name: str, media_type: str) -> Format | None:
