@@ -26,15 +26,18 @@ from node.api.inbox import Inbox, Listening
 from node.api.policy import Explaining
 from node.api.reports import Reports
 from node.api.server import Operations, make_app
+from node.api.taxii import Taxii
 from node.catchup import Catchup
 from node.config import Config, Hook
 from node.core import NodeCore
 from node.feed import Feed
+from node.formats.stix import objects_of
 from node.lookout import Lookout
 from node.loops import Committer, Link, Receiver, Refresher, Sender, State, Writer, tidy, watch_policy
 from node.metrics import Metrics
 from node.outbox import Outbox
 from node.policies import Exchange
+from node.projection import follow
 from node.renewal import Renewal, complete
 from node.store import Store
 from node.trust import Trust
@@ -138,6 +141,7 @@ class Node:
                 operations=Operations(core, writer, state, metrics, self._now),
                 metrics=metrics,
                 on_bug=self._bugs.hear,
+                taxii=Taxii(self._config.taxii, core) if self._config.taxii.enabled else None,
             )
             await timers.hide(core, writer, state)
             async with asyncio.TaskGroup() as group:
@@ -229,7 +233,9 @@ class Node:
     def _timers(
         self, core: NodeCore, writer: Writer, state: State, metrics: Metrics
     ) -> list[Coroutine[Any, Any, None]]:
+        shelves = [follow(core, writer, state, objects_of, self._now)] if self._config.taxii.enabled else []
         return [
+            *shelves,
             timers.expire(core, writer, state, self._now),
             timers.escalate(core, writer, state, metrics, self._config.escalation, self._now),
             timers.remind(core, state),

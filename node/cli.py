@@ -91,6 +91,10 @@ low = 4320
 # secret_file = "keys/webhook.secret"
 # kinds = ["alarm", "report.unread", "report.unconfirmed"]
 
+# [taxii]                      # others' reports for OpenCTI, Splunk, Sentinel, under /taxii2/: docs/connect/taxii.md
+# enabled = true
+# intake = false               # whether they may also post incidents to be filed
+
 [limits]
 backlog = 200000               # reports that may wait for the broker before new ones are refused
 

@@ -76,6 +76,15 @@ class Hook(Section, frozen=True, kw_only=True):
     kinds: Annotated[tuple[EventKind, ...], Meta(min_length=1)] = ("alarm", "report.unread", "report.unconfirmed")
 
 
+class Taxii(Section, frozen=True, kw_only=True):
+    """Others' reports for TAXII 2.1 clients, and a collection into which they may post; nothing unless enabled."""
+
+    enabled: bool = False
+    intake: bool = False
+    title: Line = "Kentongan"
+    contact: Line | None = None
+
+
 class _File(Settings, frozen=True, kw_only=True):
     member: MemberId
     jurisdiction: Jurisdiction
@@ -92,6 +101,7 @@ class _File(Settings, frozen=True, kw_only=True):
     log: Log = Log()
     escalation: Escalation = Escalation()
     webhook: Hook = Hook()
+    taxii: Taxii = Taxii()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +122,7 @@ class Config:
     log: Log = field(default_factory=Log)
     escalation: Escalation = field(default_factory=Escalation)
     webhook: Hook = field(default_factory=Hook)
+    taxii: Taxii = field(default_factory=Taxii)
     store: str | None = None
 
 
@@ -133,6 +144,7 @@ def load_config(path: Path) -> Config:
         log=file.log,
         escalation=file.escalation,
         webhook=file.webhook,
+        taxii=file.taxii,
         store=file.store,
     )
 

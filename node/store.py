@@ -1,4 +1,4 @@
-"""What a node holds on disk; with `due.py`, the only file of the node that speaks SQL.
+"""What a node holds on disk; with `due.py` and `shelf.py`, the only file of the node that speaks SQL.
 
 Guarantees: `write` is one transaction, on disk when it returns (SQLite WAL, synchronous=FULL; or PostgreSQL by URL) or
 not there at all; events get gapless-by-order numbers and are announced only after the commit, in their order. Refuses:
@@ -40,6 +40,7 @@ from sqlalchemy import (
 
 from node.due import Due, Over
 from node.due import any_of as _in
+from node.shelf import Shelf, Shelving
 from node.tables import (
     alarms,
     checkpoints,
@@ -58,6 +59,7 @@ from node.tables import (
     refused,
     statements,
     submissions,
+    taxii_objects,
 )
 from protocol import database
 from protocol.errors import ConfigError, Transient
@@ -101,7 +103,7 @@ class Event:
     at: int
 
 
-class Reads(Due):
+class Reads(Due, Shelf):
     """Queries; on a connection that shows one state of the database."""
 
     def _by(self, table: Table, column: str, values: Collection[Any]) -> list[Row[Any]]:
@@ -264,7 +266,7 @@ class Reads(Due):
         return [Event(*row) for row in self._db.execute(query.order_by(events.c.seq).limit(limit))]
 
 
-class Tx(Reads, Over):
+class Tx(Reads, Over, Shelving):
     """Writes within one transaction."""
 
     def __init__(self, connection: Connection, last: dict[str, int]) -> None:
@@ -419,7 +421,7 @@ class Store:
             Transient: the database is away.
         """
         if self._engine.dialect.name != "sqlite":
-            database.vacuum(self._engine, inbox, submissions)
+            database.vacuum(self._engine, inbox, submissions, taxii_objects)
             self.unscrubbed = False
             return True
         # Not through a transaction, in which there is no checkpoint; and the writer must not wait long for readers.

@@ -16,6 +16,9 @@ governance         records of the region's trustees, from the founding one on, a
 events             the feed
 alarms             what should never happen and did, until a person clears it
 escalations        reports that nobody has read yet: here, or at the members to which an own report went
+taxii_objects      STIX objects of others' reports, for TAXII clients: `added_at` is their number, in whole milliseconds
+taxii_listed       in which collections the objects of a report stand, under which marking
+taxii_status       what became of what TAXII clients have posted
 """
 
 from __future__ import annotations
@@ -241,4 +244,36 @@ escalations = Table(
     Column("told_at", BigInteger),
     Index("escalations_by_id", "report_id", "revision"),
     Index("escalations_due", "told_at", "severity", "since"),
+)
+taxii_objects = Table(
+    "taxii_objects",
+    metadata,
+    Column("added_at", _Id, primary_key=True, autoincrement=False),
+    Column("source", BigInteger, nullable=False),
+    Column("object_id", String(128), nullable=False),
+    Column("type", String(64), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("spec_version", String(8), nullable=False),
+    Column("ended", Boolean, nullable=False),
+    Column("object", LargeBinary, nullable=False),
+    Index("taxii_objects_by_source", "source", "added_at"),
+    Index("taxii_objects_by_id", "object_id", "version", "added_at"),
+)
+taxii_listed = Table(
+    "taxii_listed",
+    metadata,
+    Column("source", BigInteger, nullable=False),
+    Column("topic", String(64), nullable=False),
+    Column("tlp", Integer, nullable=False),
+    Column("last", BigInteger, nullable=False),
+    PrimaryKeyConstraint("source", "topic", "tlp"),
+    Index("taxii_listed_by_topic", "topic", "last", "tlp", unique=True),
+)
+taxii_status = Table(
+    "taxii_status",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("client", String(64), nullable=False),
+    Column("at", BigInteger, nullable=False, index=True),
+    Column("objects", LargeBinary, nullable=False),
 )

@@ -14,6 +14,8 @@ Refuses to listen where somebody else does, with a `ConfigError`.
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import hashlib
 import hmac
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
@@ -51,6 +53,7 @@ _STATUS: Final = {
     403: (Reason.NOT_ALLOWED, Reason.MEMBER_SUSPENDED),
     404: (Reason.UNKNOWN_PATH, Reason.UNKNOWN_REPORT, Reason.NOT_WITNESSED, Reason.LEAF_MISSING),
     405: (Reason.WRONG_METHOD,),
+    406: (Reason.NOT_ACCEPTABLE,),
     409: (Reason.REVISION_CONFLICT, Reason.REVISION_GAP, Reason.REPORT_ID_TAKEN, Reason.INCIDENT_ID_TAKEN),
     413: (Reason.TOO_LARGE, Reason.TOO_MANY),
     415: (Reason.UNSUPPORTED_MEDIA,),
@@ -112,6 +115,21 @@ class Tokens:
     def __init__(self, tokens: Iterable[Token]) -> None:
         self._tokens = [(token.name, bytes.fromhex(token.sha256)) for token in tokens]
 
+    def check_basic(self, authorization: str) -> str:
+        """The same of HTTP Basic, where the user is the token's name and the password the token.
+
+        Raises:
+            ProtocolError: TOKEN_INVALID.
+        """
+        try:
+            name, _, token = base64.b64decode(authorization.partition(" ")[2].strip(), validate=True).partition(b":")
+        except binascii.Error as exc:
+            raise ProtocolError(Reason.TOKEN_INVALID, "$", "the header is not Authorization: Basic <base64>") from exc
+        found = self.check(f"Bearer {token.decode('utf-8', 'surrogateescape')}")
+        if found.encode() != name:
+            raise ProtocolError(Reason.TOKEN_INVALID, "$", "this token is not known here")
+        return found
+
     def check(self, authorization: str | None) -> str:
         """The name of the token in an Authorization header.
 
@@ -134,17 +152,24 @@ class Tokens:
         return found
 
 
+def _never(_path: str) -> bool:
+    return False
+
+
 def guard(
     tokens: Tokens,
     *,
     on_bug: Callable[[BaseException], None],
     on_wait: Callable[[Transient], None] = lambda _: None,
     is_open: Callable[[str], bool] = OPEN.__contains__,
+    takes_basic: Callable[[str], bool] = _never,
 ) -> Middleware:
     """What surrounds every request: access, and problem documents.
 
     Args:
         is_open: tells which paths need no token.
+        takes_basic: tells at which paths a token may also come by HTTP Basic: where clients are programs, not browsers,
+            which send it again by themselves.
         on_bug: hears of what no handler expected; ends the process.
         on_wait: hears of passing faults.
     """
@@ -153,7 +178,9 @@ def guard(
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if not is_open(request.path):
-                request[CLIENT] = tokens.check(request.headers.get("Authorization"))
+                given = request.headers.get("Authorization", "")
+                basic = takes_basic(request.path) and given[:6].lower() == "basic "
+                request[CLIENT] = tokens.check_basic(given) if basic else tokens.check(given)
             _check_address(request)
             return await handler(request)
         except ProtocolError as exc:

@@ -24,6 +24,7 @@ class Reason(Enum):
     OUT_OF_RANGE = "out-of-range"
     INVALID_VALUE = "invalid-value"
     UNSUPPORTED_MEDIA = "unsupported-media-type"
+    NOT_ACCEPTABLE = "not-acceptable"
     UNKNOWN_PATH = "unknown-path"
     WRONG_METHOD = "wrong-method"
     # meaning

@@ -18,6 +18,7 @@ from node.api.alarms import Alarms
 from node.api.inbox import Inbox, Listening
 from node.api.policy import Explaining
 from node.api.reports import Reports
+from node.api.taxii import Taxii, in_its_form, is_below
 from node.core import NodeCore
 from node.loops import State, Writer
 from node.metrics import Metrics
@@ -104,10 +105,12 @@ def make_app(
     operations: Operations,
     metrics: Metrics,
     on_bug: Callable[[BaseException], None],
+    taxii: Taxii | None = None,
 ) -> web.Application:
     """Put the application together.
 
     Args:
+        taxii: what is under `/taxii2/`, if anything is.
         on_bug: hears of what no handler expected; ends the process.
     """
 
@@ -117,7 +120,9 @@ def make_app(
         metrics.requests.labels(str(response.status)).inc()
         return response
 
-    app = web.Application(middlewares=[count, guard(tokens, on_bug=on_bug)], client_max_size=limits.HTTP_BODY)
+    guarded = guard(tokens, on_bug=on_bug, takes_basic=is_below)
+    app = web.Application(middlewares=[count, in_its_form, guarded], client_max_size=limits.HTTP_BODY)
+    app.add_routes(taxii.routes() if taxii else [])
     app.add_routes(
         [
             web.post("/v1/reports", reports.post),
