@@ -27,11 +27,12 @@ from node.api.policy import Explaining
 from node.api.reports import Reports
 from node.api.server import Operations, make_app
 from node.api.taxii import Taxii
+from node.api.taxii_intake import Intake
 from node.catchup import Catchup
 from node.config import Config, Hook
 from node.core import NodeCore
 from node.feed import Feed
-from node.formats.stix import objects_of
+from node.formats import stix
 from node.lookout import Lookout
 from node.loops import Committer, Link, Receiver, Refresher, Sender, State, Writer, tidy, watch_policy
 from node.metrics import Metrics
@@ -141,7 +142,7 @@ class Node:
                 operations=Operations(core, writer, state, metrics, self._now),
                 metrics=metrics,
                 on_bug=self._bugs.hear,
-                taxii=Taxii(self._config.taxii, core) if self._config.taxii.enabled else None,
+                taxii=self._taxii(core, committer, writer),
             )
             await timers.hide(core, writer, state)
             async with asyncio.TaskGroup() as group:
@@ -181,6 +182,11 @@ class Node:
                     committer.finish()
                     watching.cancel()
         log.info("node.stopped")
+
+    def _taxii(self, core: NodeCore, committer: Committer, writer: Writer) -> Taxii | None:
+        settings = self._config.taxii
+        intake = Intake(core, committer, writer, stix.read, self._now) if settings.intake else None
+        return Taxii(settings, core, intake) if settings.enabled else None
 
     async def _serve(self, app: web.Application) -> web.AppRunner:
         http = self._config.http
@@ -233,9 +239,9 @@ class Node:
     def _timers(
         self, core: NodeCore, writer: Writer, state: State, metrics: Metrics
     ) -> list[Coroutine[Any, Any, None]]:
-        shelves = [follow(core, writer, state, objects_of, self._now)] if self._config.taxii.enabled else []
+        projecting = [follow(core, writer, state, stix.objects_of, self._now)] if self._config.taxii.enabled else []
         return [
-            *shelves,
+            *projecting,
             timers.expire(core, writer, state, self._now),
             timers.escalate(core, writer, state, metrics, self._config.escalation, self._now),
             timers.remind(core, state),

@@ -481,3 +481,4 @@ class NodeCore:
         """Drop what is only kept for a while."""
         with self.store.write() as tx:
             tx.forget_answers(microseconds(self._now() - IDEMPOTENCY_KEPT))
+            tx.forget_status(microseconds(self._now() - IDEMPOTENCY_KEPT))

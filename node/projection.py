@@ -17,7 +17,7 @@ import structlog
 from node.core import NodeCore
 from node.loops import PAUSE, State, Writer
 from node.store import Store, microseconds
-from node.taxii import ObjectsOf, Shelved, shelved
+from node.taxii import Brought, ObjectsOf, brought
 from protocol.errors import Transient
 
 log = structlog.get_logger()
@@ -28,27 +28,27 @@ AT_ONCE: Final = 64
 _IDLE: Final = 60.0
 
 
-def step(store: Store, objects_of: ObjectsOf) -> tuple[int, list[Shelved], int]:
+def step(store: Store, objects_of: ObjectsOf) -> tuple[int, list[Brought], int]:
     """Read what comes next; the last number that was looked at, what is to be written, and how many were looked at."""
     with store.read() as reads:
-        rows = reads.unshelved(AT_ONCE)
-    found = [made for row in rows if (made := shelved(row, objects_of)) is not None]
+        rows = reads.taxii_unread(AT_ONCE)
+    found = [made for row in rows if (made := brought(row, objects_of)) is not None]
     return (rows[-1].seq if rows else 0), found, len(rows)
 
 
-def write(store: Store, found: list[Shelved], upto: int, at: int) -> int:
+def write(store: Store, found: list[Brought], upto: int, at: int) -> int:
     """Commit it; how many objects it was."""
     with store.write() as tx:
-        return tx.shelve(found, upto, at)
+        return tx.taxii_add(found, upto, at)
 
 
 def begin(store: Store) -> None:
     """Make the collections again if another version of this program has made them."""
     with store.read() as reads:
-        fits = reads.shelf_shape() == SHAPE
+        fits = reads.taxii_shape() == SHAPE
     if not fits:
         with store.write() as tx:
-            tx.begin_shelf(SHAPE)
+            tx.taxii_begin(SHAPE)
 
 
 def catch_up(store: Store, objects_of: ObjectsOf, now: Callable[[], datetime]) -> int:

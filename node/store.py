@@ -1,4 +1,4 @@
-"""What a node holds on disk; with `due.py` and `shelf.py`, the only file of the node that speaks SQL.
+"""What a node holds on disk; with `due.py` and `taxiistore.py`, the only file of the node that speaks SQL.
 
 Guarantees: `write` is one transaction, on disk when it returns (SQLite WAL, synchronous=FULL; or PostgreSQL by URL) or
 not there at all; events get gapless-by-order numbers and are announced only after the commit, in their order. Refuses:
@@ -40,7 +40,6 @@ from sqlalchemy import (
 
 from node.due import Due, Over
 from node.due import any_of as _in
-from node.shelf import Shelf, Shelving
 from node.tables import (
     alarms,
     checkpoints,
@@ -61,6 +60,7 @@ from node.tables import (
     submissions,
     taxii_objects,
 )
+from node.taxiistore import TaxiiReads, TaxiiWrites
 from protocol import database
 from protocol.errors import ConfigError, Transient
 
@@ -103,7 +103,7 @@ class Event:
     at: int
 
 
-class Reads(Due, Shelf):
+class Reads(Due, TaxiiReads):
     """Queries; on a connection that shows one state of the database."""
 
     def _by(self, table: Table, column: str, values: Collection[Any]) -> list[Row[Any]]:
@@ -266,7 +266,7 @@ class Reads(Due, Shelf):
         return [Event(*row) for row in self._db.execute(query.order_by(events.c.seq).limit(limit))]
 
 
-class Tx(Reads, Over, Shelving):
+class Tx(Reads, Over, TaxiiWrites):
     """Writes within one transaction."""
 
     def __init__(self, connection: Connection, last: dict[str, int]) -> None:

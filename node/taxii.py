@@ -154,7 +154,7 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
-class Shelved:
+class Brought:
     """What one report brings: its own objects, and those that it has in common with others, such as who reported."""
 
     source: int
@@ -168,7 +168,7 @@ class Shelved:
 _units: Final = msgspec.json.Decoder(list[dict[str, Any]])
 
 
-def shelved(row: Any, objects_of: ObjectsOf) -> Shelved | None:
+def brought(row: Any, objects_of: ObjectsOf) -> Brought | None:
     """What a row of the inbox brings; None if nothing of it may be shown: it has ended, ends another one, or drills."""
     if not row.presentation or row.withdrawn:
         return None
@@ -186,7 +186,7 @@ def shelved(row: Any, objects_of: ObjectsOf) -> Shelved | None:
     for item in found:
         shared = item["type"] in _COMMON or (item["type"] == "identity" and item["id"] in reporters)
         (common if shared else own).append(_placed(item))
-    return Shelved(row.seq, row.digest, TLPS.index(tlp), topics_of(header), own, common)
+    return Brought(row.seq, row.digest, TLPS.index(tlp), topics_of(header), own, common)
 
 
 def _placed(item: Mapping[str, Any]) -> Placed:

@@ -16,6 +16,8 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from node.api.reports import read_limited
+from node.api.taxii_intake import Intake
 from node.config import Taxii as Settings
 from node.core import NodeCore
 from node.taxii import (
@@ -32,6 +34,7 @@ from node.taxii import (
     version_of,
 )
 from protocol import limits
+from protocol.door import CLIENT
 from protocol.errors import ProtocolError
 from protocol.reasons import Reason
 
@@ -147,11 +150,13 @@ class Taxii:
     Args:
         settings: what `node.toml` says.
         core: holds the collections.
+        intake: files what is posted, if anything may be.
     """
 
-    def __init__(self, settings: Settings, core: NodeCore) -> None:
+    def __init__(self, settings: Settings, core: NodeCore, intake: Intake | None = None) -> None:
         self._settings = settings
         self._core = core
+        self._intake = intake
 
     def routes(self) -> list[web.RouteDef]:
         """The addresses; each also without the slash at its end, which clients forget."""
@@ -165,6 +170,11 @@ class Taxii:
             web.get("/taxii2/reports/collections/{collection}/objects/{object}/", self.object),
             web.get("/taxii2/reports/collections/{collection}/objects/{object}/versions/", self.versions),
         ]
+        if self._intake is not None:
+            found += [
+                web.post("/taxii2/reports/collections/{collection}/objects/", self.add),
+                web.get("/taxii2/reports/status/{status}/", self.status),
+            ]
         return [*found, *(web.RouteDef(one.method, one.path.rstrip("/"), one.handler, one.kwargs) for one in found)]
 
     async def discovery(self, request: web.Request) -> web.Response:
@@ -188,7 +198,7 @@ class Taxii:
         _negotiate(request)
         reach = _reach(request)
         shown = [one.document(can_read=True, can_write=False) for one in COLLECTIONS if TLPS.index(one.tlp) <= reach]
-        if self._settings.intake and may_file(request):
+        if self._intake is not None and may_file(request):
             shown.append(INTAKE.document(can_read=False, can_write=True))
         return reply({"collections": shown} if shown else {})
 
@@ -204,7 +214,7 @@ class Taxii:
         for one in COLLECTIONS:
             if name.lower() in (one.id, one.alias) and TLPS.index(one.tlp) <= reach:
                 return one
-        if self._settings.intake and may_file(request) and name.lower() in (INTAKE.id, INTAKE.alias):
+        if self._intake is not None and may_file(request) and name.lower() in (INTAKE.id, INTAKE.alias):
             return INTAKE
         raise _nothing_here()
 
@@ -245,10 +255,29 @@ class Taxii:
         rows, more = await asyncio.to_thread(self._one, asked, limit_of(request.query))
         return _paged("versions", [version_of(row.version) for row in rows], rows, more=more)
 
+    async def add(self, request: web.Request) -> web.Response:
+        """File what is posted. 202 means: on disk."""
+        _negotiate(request)
+        one = self._find(request)
+        if self._intake is None or not one.intake:
+            raise ProtocolError(Reason.NOT_ALLOWED, "$", "this collection is for reading only")
+        if not is_taxii(request.headers.get("Content-Type")):
+            raise ProtocolError(Reason.UNSUPPORTED_MEDIA, "$", f"send {MEDIA}")
+        return reply(await self._intake.take(await read_limited(request), request[CLIENT]), 202)
+
+    async def status(self, request: web.Request) -> web.Response:
+        """What became of what was posted."""
+        _negotiate(request)
+        number, client = request.match_info["status"], request[CLIENT]
+        found = await asyncio.to_thread(self._intake.status, number, client) if self._intake else None
+        if found is None:
+            raise _nothing_here()
+        return reply(found)
+
     def _one(self, asked: Listed, limit: int) -> tuple[list[Any], bool]:
         """As `_page`, of an object that is there in some version."""
         with self._core.store.read() as reads:
-            if not reads.shelf_has(asked.topic, asked.tlp, asked.ids[0]):
+            if not reads.taxii_has(asked.topic, asked.tlp, asked.ids[0]):
                 raise _nothing_here()
         return self._page(asked, limit)
 
@@ -258,7 +287,7 @@ class Taxii:
         size = 0
         with self._core.store.read() as reads:
             while True:
-                part = reads.shelf_page(asked, min(_AT_ONCE, limit - len(rows)) + 1)
+                part = reads.taxii_page(asked, min(_AT_ONCE, limit - len(rows)) + 1)
                 wanted = min(_AT_ONCE, limit - len(rows))
                 for row in part[:wanted]:
                     if rows and size + len(row.object) > PAGE_BYTES:

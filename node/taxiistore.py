@@ -14,20 +14,20 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, Row, Table, and_, delete, exists, insert, or_, select
 
 from node.due import any_of
-from node.tables import inbox, meta, taxii_listed, taxii_objects, taxii_status
-from node.taxii import STEP, Listed, Placed, Shelved, revoked
+from node.tables import inbox, meta, own_reports, taxii_listed, taxii_objects, taxii_status
+from node.taxii import STEP, Brought, Listed, Placed, revoked
 
 CLOCK: Final = "taxii_added"
 POSITION: Final = "taxii_inbox"
 SHAPE: Final = "taxii_shape"
 
 
-class Shelf:
+class TaxiiReads:
     """Queries; on a connection that shows one state of the database."""
 
     _db: Connection
 
-    def unshelved(self, limit: int) -> list[Row[Any]]:
+    def taxii_unread(self, limit: int) -> list[Row[Any]]:
         """Others' reports that are not in the collections yet, in the order of arrival, whether held or not."""
         after = self._number(POSITION)
         query = select(inbox).where(inbox.c.seq > after).order_by(inbox.c.seq).limit(limit)
@@ -37,11 +37,11 @@ class Shelf:
         found = self._db.execute(select(meta.c.value).where(meta.c.name == name)).scalar()
         return int(found) if found is not None else 0
 
-    def shelf_shape(self) -> int:
+    def taxii_shape(self) -> int:
         """By which program the collections were made."""
         return self._number(SHAPE)
 
-    def shelf_page(self, asked: Listed, limit: int) -> list[Row[Any]]:
+    def taxii_page(self, asked: Listed, limit: int) -> list[Row[Any]]:
         """Objects in the order in which they were added."""
         listed, objects = taxii_listed, taxii_objects
         query = (
@@ -66,13 +66,20 @@ class Shelf:
             wanted.append(objects.c.version.in_(asked.versions))
         return list(self._db.execute(query.where(or_(*wanted)) if wanted else query))
 
-    def shelf_has(self, topic: str, tlp: int, object_id: str) -> bool:
+    def taxii_has(self, topic: str, tlp: int, object_id: str) -> bool:
         """Whether an object is in a collection, in any version."""
         query = select(taxii_objects.c.added_at).join_from(
             taxii_objects, taxii_listed, taxii_listed.c.source == taxii_objects.c.source
         )
         query = query.where(taxii_objects.c.object_id == object_id, taxii_listed.c.topic == topic)
         return self._db.execute(query.where(taxii_listed.c.tlp <= tlp).limit(1)).first() is not None
+
+    def own_lines(self, digests: Collection[str]) -> list[Row[Any]]:
+        """Own revisions by digest, without their content."""
+        query = select(
+            *(column for column in own_reports.c if column.name not in ("filing", "disclosures", "held_back"))
+        )
+        return [row for c in any_of(own_reports.c.digest, digests) for row in self._db.execute(query.where(c))]
 
     def taxii_status(self, number: str, client: str) -> Row[Any] | None:
         """What became of a post of this client."""
@@ -96,12 +103,12 @@ def _another(asked: Listed, where: Any) -> Any:
     )
 
 
-class Shelving(Shelf):
+class TaxiiWrites(TaxiiReads):
     """Changes; within a transaction."""
 
     erased: bool
 
-    def shelve(self, reports: Sequence[Shelved], upto: int, at: int) -> int:
+    def taxii_add(self, reports: Sequence[Brought], upto: int, at: int) -> int:
         """Put reports into their collections, and remember that the inbox was read up to there; how many objects.
 
         What was withdrawn or has expired since it was read is left out.
@@ -138,7 +145,7 @@ class Shelving(Shelf):
         self._remember(POSITION, upto)
         return len(objects)
 
-    def begin_shelf(self, shape: int) -> None:
+    def taxii_begin(self, shape: int) -> None:
         """Empty the collections, to be made again by this program. That something has ended stays known."""
         ended = select(taxii_objects.c.source).where(taxii_objects.c.ended)
         self._db.execute(delete(taxii_listed).where(taxii_listed.c.source.not_in(ended)))

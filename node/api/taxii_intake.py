@@ -1,0 +1,245 @@
+"""The intake collection: incidents that TAXII clients post are filed as reports of this member.
+
+Guarantees: 202 means that what was accepted is on disk, and its status names every posted object once: pending until
+the broker's receipt is here, then a success, or a failure with the reason. Posting the same again files nothing anew. A
+status is shown to the token that posted, and to no other. Refuses an envelope that is none, or holds no object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Final
+from uuid import UUID, uuid4
+
+import msgspec
+from msgspec import Meta, Struct
+
+from node import tables
+from node.answers import Accepted, Answer, Result
+from node.core import NodeCore
+from node.formats.foreign import Defaults, Foreign, Read
+from node.intake import Item, Posting, read_item
+from node.loops import Committer, Writer
+from node.store import Reads, microseconds
+from node.taxii import micros_of, stamp_of, version_of
+from node.views import own_line
+from protocol import limits
+from protocol.errors import ProtocolError
+from protocol.parse import decode
+from protocol.reasons import Reason
+
+_LONGEST: Final = 200
+_COMMON: Final = frozenset({"identity", "marking-definition", "extension-definition"})
+"""These connect everything with everything, and so say nothing of what belongs together."""
+
+
+class _Envelope(Struct, frozen=True):
+    objects: Annotated[list[dict[str, Any]], Meta(min_length=1)]
+
+
+class _Line(Struct, frozen=True, kw_only=True):
+    """What is kept about one posted object: the reports that it went into, or why there is none."""
+
+    id: str
+    version: str
+    reports: list[str] = []
+    message: str = ""
+
+
+_envelope: Final = msgspec.json.Decoder(_Envelope)
+_lines: Final = msgspec.json.Decoder(list[_Line])
+
+
+class Intake:
+    """Files what is posted.
+
+    Args:
+        core, committer, writer: take it in.
+        read: reads a STIX bundle.
+        now: the clock.
+    """
+
+    def __init__(
+        self, core: NodeCore, committer: Committer, writer: Writer, read: Read, now: Callable[[], datetime]
+    ) -> None:
+        self._core = core
+        self._committer = committer
+        self._writer = writer
+        self._read = read
+        self._now = now
+
+    async def take(self, body: bytes, client: str) -> dict[str, Any]:
+        """File an envelope; its status.
+
+        Raises:
+            ProtocolError: it is no envelope of STIX objects, or too much waits for the broker.
+            Transient: the disk is full.
+        """
+        self._core.check_backlog()
+        at = self._now()
+        objects, found, items = await asyncio.to_thread(self._judge, body, at)
+        results: Sequence[Result] = ()
+        if items:
+            reply = await self._committer.submit(Posting(tuple(items), many=True, client=client))
+            if not isinstance(reply, Answer):
+                raise reply
+            results = reply.results
+        lines = list(_lines_of(objects, found, results, at))
+        number = str(uuid4())
+        row = {"id": number, "client": client, "at": microseconds(at), "objects": msgspec.json.encode(lines)}
+        await self._writer.run(self._keep, row)
+        return await asyncio.to_thread(self.status, number, client) or {}
+
+    def _keep(self, row: Mapping[str, Any]) -> None:
+        with self._core.store.write() as tx:
+            tx.add(tables.taxii_status, [row])
+
+    def _judge(
+        self, body: bytes, now: datetime
+    ) -> tuple[list[dict[str, Any]], Sequence[Foreign | ProtocolError], list[Item]]:
+        objects = decode(_envelope, body).objects
+        bundle = {"type": "bundle", "id": f"bundle--{uuid4()}", "objects": objects}
+        found = self._read(msgspec.json.encode(bundle), Defaults())
+        if len(found) > limits.REPORTS_PER_POST:
+            raise ProtocolError(Reason.TOO_MANY, "$", f"an envelope holds at most {limits.REPORTS_PER_POST} incidents")
+        jurisdictions = self._core.trust.registry.jurisdictions
+        items = [
+            read_item(msgspec.json.encode(item.filing), at=item.at, jurisdictions=jurisdictions, now=now)
+            if isinstance(item, Foreign)
+            else item
+            for item in found
+        ]
+        return objects, found, items
+
+    def status(self, number: str, client: str) -> dict[str, Any] | None:
+        """What became of an envelope by now; None if this client has posted none under that number."""
+        try:
+            number = str(UUID(number))
+        except ValueError:
+            return None
+        with self._core.store.read() as reads:
+            row = reads.taxii_status(number, client)
+            return None if row is None else _shown(row, reads)
+
+
+def _shown(row: Any, reads: Reads) -> dict[str, Any]:
+    """The status resource."""
+    lines = _lines.decode(row.objects)
+    named = {digest for line in lines for digest in line.reports}
+    own = {found.digest: own_line(found) for found in reads.own_lines(named)}
+    lists: dict[str, list[dict[str, str]]] = {"successes": [], "failures": [], "pendings": []}
+    for line in lines:
+        states = [own[digest] for digest in line.reports if digest in own]
+        kind, message = _outcome(line, states)
+        lists[kind].append({"id": line.id, "version": line.version, "message": message})
+    counts = {"success_count": len(lists["successes"]), "failure_count": len(lists["failures"])}
+    pending = len(lists["pendings"])
+    return {
+        "id": row.id,
+        "status": "pending" if pending else "complete",
+        "request_timestamp": stamp_of(row.at),
+        "total_count": len(lines),
+        **counts,
+        "pending_count": pending,
+        **{name: found for name, found in lists.items() if found},
+    }
+
+
+def _outcome(line: _Line, states: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    if not states:
+        return "failures", line.message
+    waiting = [state for state in states if state["state"] == "queued"]
+    refused = [state for state in states if state["state"] == "rejected"]
+    if waiting:
+        return "pendings", f"report {waiting[0]['report_id']} waits for the broker's receipt"
+    if len(refused) == len(states):
+        reason = refused[0].get("refusal", {}).get("reason", Reason.INTERNAL.value)
+        return "failures", f"{reason}: the broker rejected report {refused[0]['report_id']}"
+    good = next(state for state in states if state["state"] != "rejected")
+    return "successes", f"report {good['report_id']} is {good['state']}"
+
+
+def _lines_of(
+    objects: Sequence[Mapping[str, Any]],
+    found: Sequence[Foreign | ProtocolError],
+    results: Sequence[Result],
+    at: datetime,
+) -> Iterator[_Line]:
+    """What to keep of each object: an incident's own outcome, and for what belongs to incidents, theirs."""
+    outcomes: dict[int, Result] = {}
+    for read, result in zip(found, results, strict=True):
+        index = _index_in(read.at if isinstance(read, Foreign) else read.path)
+        if index is not None:
+            outcomes.setdefault(index, result)
+    circles = _circles(objects)
+    everything = [digest for result in outcomes.values() for digest in _digests(result)]
+    inside: dict[int, list[str]] = {}
+    for index, result in outcomes.items():
+        if index < len(objects):
+            inside.setdefault(circles[index], []).extend(_digests(result))
+    for index, item in enumerate(objects):
+        own = outcomes.get(index)
+        if own is not None:
+            reports, message = _digests(own), _why(own)
+        elif item.get("type") in _COMMON:
+            reports, message = everything, _NOT_TAKEN
+        else:
+            reports, message = inside.get(circles[index], []), _NOT_TAKEN
+        yield _Line(id=str(item.get("id", ""))[:_LONGEST], version=_version(item, at), reports=reports, message=message)
+
+
+_NOT_TAKEN: Final = f"{Reason.EMPTY.value}: it belongs to no incident of this envelope that was taken"
+
+
+def _index_in(path: str) -> int | None:
+    """The number of the object that a path in a bundle leads to; the reader's paths may have a list's place before."""
+    _, there, rest = path.partition(".objects[")
+    digits = rest.partition("]")[0]
+    return int(digits) if there and digits.isdigit() else None
+
+
+def _digests(result: Result) -> list[str]:
+    return [result.known.digest] if isinstance(result, Accepted) else []
+
+
+def _why(result: Result) -> str:
+    if isinstance(result, Accepted):
+        return ""
+    return f"{result.reason.value} at {result.path}: {result.detail}"
+
+
+def _version(item: Mapping[str, Any], at: datetime) -> str:
+    said = item.get("modified") or item.get("created")
+    try:
+        return version_of(micros_of(str(said), "$"))
+    except ProtocolError:
+        return stamp_of(microseconds(at))
+
+
+def _circles(objects: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Which objects belong together, by their references: for each the number of its circle."""
+    place = {str(item.get("id", index)): index for index, item in enumerate(objects) if item.get("type") not in _COMMON}
+    leader = list(range(len(objects)))
+
+    def head(index: int) -> int:
+        while leader[index] != index:
+            leader[index] = leader[leader[index]]
+            index = leader[index]
+        return index
+
+    for index, item in enumerate(objects):
+        for name in _named(item) if item.get("type") not in _COMMON else ():
+            if name in place:
+                leader[head(index)] = head(place[name])
+    return [head(index) for index in range(len(objects))]
+
+
+def _named(item: Mapping[str, Any]) -> Iterator[str]:
+    """The ids that an object refers to."""
+    for name, value in item.items():
+        if name.endswith("_ref") and isinstance(value, str):
+            yield value
+        elif name.endswith("_refs") and isinstance(value, list):
+            yield from (entry for entry in value if isinstance(entry, str))
