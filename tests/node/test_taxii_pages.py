@@ -1,4 +1,4 @@
-"""Pages of TAXII: whatever arrives meanwhile, however a client pages and polls, it skips nothing and repeats nothing."""
+"""Pages of TAXII: whatever arrives meanwhile, however a client polls, it skips nothing and repeats nothing."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class OpenCti(Client):
 class OnlyTimes(Client):
     """Knows no cursor."""
 
-    def after(self, page: dict[str, Any], headers: Any, some: bool) -> None:
+    def after(self, _page: dict[str, Any], headers: Any, some: bool) -> None:
         if some:
             self.added_after = headers["X-TAXII-Date-Added-Last"][:-4] + "Z"
 
