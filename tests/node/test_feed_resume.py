@@ -126,8 +126,8 @@ async def test_listeners_of_a_running_feed_get_the_same(core: NodeCore) -> None:
         listeners = [Listener() for _ in range(8)]
 
         async def follow(listener: Listener, index: int) -> None:
-            while not listener.got or listener.got[-1] < 300:
-                await listener.listen(url, 300, 200 + 137 * index)
+            while len(listener.got) < 300:
+                await listener.listen(url, 300 - len(listener.got), 200 + 137 * index)
 
         tasks = [asyncio.create_task(follow(listener, index)) for index, listener in enumerate(listeners)]
         for _ in range(30):
