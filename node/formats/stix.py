@@ -8,10 +8,11 @@ from uuid import uuid5
 
 from node.formats import stix_words as words
 from node.formats.foreign import Shown
+from node.formats.stix_in import read
 from node.formats.stix_out import objects_of
 from protocol.report import json_encode
 
-__all__ = ["objects_of", "write"]
+__all__ = ["objects_of", "read", "write"]
 
 
 def write(shown: Sequence[Shown]) -> bytes:

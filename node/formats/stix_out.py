@@ -18,6 +18,7 @@ from node.formats import stix_words as words
 from node.formats.foreign import Shown
 from node.formats.stix_marks import written as markings_of
 from node.formats.stix_pattern import Value, pattern_of, values_of
+from node.formats.stix_words import timestamp
 from protocol.report import json_encode
 
 _HEADER_REST: Final = ("purpose", "sectors", "cross_border", "handling", "obligation", "exercise", "made_by")
@@ -42,16 +43,6 @@ _COUNTRY: Final = 2
 def objects_of(shown: Shown) -> list[dict[str, Any]]:
     """The STIX objects of one revision of a report: origin, markings, incident, and what belongs to it."""
     return _Writing(shown).objects()
-
-
-def timestamp(value: datetime | str) -> str:
-    """A time as STIX writes it: in UTC, to the millisecond at least."""
-    time = datetime.fromisoformat(value) if isinstance(value, str) else value
-    try:
-        time = time.astimezone(UTC)
-    except OverflowError:  # the first or last day of the calendar, in another zone
-        time = time.replace(tzinfo=UTC)
-    return time.isoformat(timespec="microseconds" if time.microsecond % 1000 else "milliseconds")[:-6] + "Z"
 
 
 def created_of(report_id: str, issued_at: str) -> str:
@@ -235,10 +226,8 @@ class _Writing:
             core["events"] = [{"event_ref": name}]
         for point, kind in words.TASKS.items():
             if point in times:
-                value = {
-                    "start_time": timestamp(times[point]["value"]),
-                    "start_time_fidelity": times[point].get("fidelity", "second"),
-                }
+                side, fidelity = words.SIDE[point], times[point].get("fidelity", "second")
+                value = {side: timestamp(times[point]["value"]), f"{side}_fidelity": fidelity}
                 extensions = _new(words.TASK)
                 task = {"task_types": [kind], "outcome": "successful", **value, "extensions": extensions}
                 core.setdefault("tasks", []).append({"task_ref": self._add("task", kind, labels=labels, **task)})
@@ -332,7 +321,7 @@ class _Writing:
         body = self._body
         if victim := body.get("victim"):
             sector = victim.get("sector", "")
-            near = words.SECTORS.get(sector) or words.SECTORS.get(sector.partition(".")[0])
+            near = words.near_sector(sector)
             self._add(
                 "identity",
                 ["victim", victim],

@@ -8,8 +8,11 @@ extensions of the OASIS common objects, MITRE ATT&CK.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from datetime import UTC, datetime
+from typing import Any, Final, get_args
 from uuid import UUID, uuid5
+
+from protocol.taxonomy import Sector
 
 NAMESPACE: Final = uuid5(UUID(int=0), "kentongan-stix/1")
 """Of every id that this project gives to a STIX object: a change breaks the versions that clients hold."""
@@ -229,3 +232,36 @@ TASKS: Final[Mapping[str, str]] = {
     "recovered": "recovery",
 }
 """Points of `times` that the extension has as tasks of a type; `occurred` and `ended` are those of an event."""
+
+SIDE: Final[Mapping[str, str]] = {
+    "detected": "start_time",
+    "classified": "start_time",
+    "contained": "end_time",
+    "recovered": "end_time",
+}
+"""Containment and recovery are reached when their task ends."""
+
+CODES: Final = frozenset(get_args(Sector))
+
+
+def near_sector(code: str) -> str | None:
+    """The standard's word that comes closest to a sector code, or to the sector that it is a part of."""
+    return SECTORS.get(code) or SECTORS.get(code.partition(".")[0])
+
+
+def timestamp(value: datetime | str) -> str:
+    """A time as STIX writes it: in UTC, to the millisecond at least."""
+    time = datetime.fromisoformat(value) if isinstance(value, str) else value
+    try:
+        time = time.astimezone(UTC)
+    except OverflowError:  # the first or last day of the calendar, in another zone
+        time = time.replace(tzinfo=UTC)
+    return time.isoformat(timespec="microseconds" if time.microsecond % 1000 else "milliseconds")[:-6] + "Z"
+
+
+def utc(value: Any) -> str | None:
+    """The same for what may be no time at all."""
+    try:
+        return timestamp(value)
+    except (TypeError, ValueError, AttributeError):
+        return None
