@@ -32,7 +32,7 @@ from node.catchup import Catchup
 from node.config import Config, Hook
 from node.core import NodeCore
 from node.feed import Feed
-from node.formats import stix, stix_in
+from node.formats import stix
 from node.lookout import Lookout
 from node.loops import Committer, Link, Receiver, Refresher, Sender, State, Writer, tidy, watch_policy
 from node.metrics import Metrics
@@ -185,7 +185,7 @@ class Node:
 
     def _taxii(self, core: NodeCore, committer: Committer, writer: Writer) -> Taxii | None:
         settings = self._config.taxii
-        intake = Intake(core, committer, writer, stix_in.read, self._now) if settings.intake else None
+        intake = Intake(core, committer, writer, stix.read, self._now) if settings.intake else None
         return Taxii(settings, core, intake) if settings.enabled else None
 
     async def _serve(self, app: web.Application) -> web.AppRunner:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
@@ -115,21 +114,6 @@ class Tokens:
     def __init__(self, tokens: Iterable[Token]) -> None:
         self._tokens = [(token.name, bytes.fromhex(token.sha256)) for token in tokens]
 
-    def check_basic(self, authorization: str) -> str:
-        """The same of HTTP Basic, where the user is the token's name and the password the token.
-
-        Raises:
-            ProtocolError: TOKEN_INVALID.
-        """
-        try:
-            name, _, token = base64.b64decode(authorization.partition(" ")[2].strip(), validate=True).partition(b":")
-        except binascii.Error as exc:
-            raise ProtocolError(Reason.TOKEN_INVALID, "$", "the header is not Authorization: Basic <base64>") from exc
-        found = self.check(f"Bearer {token.decode('utf-8', 'surrogateescape')}")
-        if found.encode() != name:
-            raise ProtocolError(Reason.TOKEN_INVALID, "$", "this token is not known here")
-        return found
-
     def check(self, authorization: str | None) -> str:
         """The name of the token in an Authorization header.
 
@@ -150,6 +134,21 @@ class Tokens:
         if not found:
             raise ProtocolError(Reason.TOKEN_INVALID, "$", "this token is not known here")
         return found
+
+
+def basic_of(authorization: str | None) -> tuple[str | None, str | None]:
+    """Of HTTP Basic, where the user is the token's name and the password the token: the user, and the same as Bearer.
+
+    Another header is left as it is, without a user. ProtocolError if it cannot be read.
+    """
+    scheme, _, packed = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        return None, authorization
+    try:
+        user, there, token = base64.b64decode(packed.strip(), validate=True).decode("utf-8").partition(":")
+    except ValueError as exc:
+        raise ProtocolError(Reason.TOKEN_INVALID, "$", "the header is not Authorization: Basic <base64>") from exc
+    return (user, f"Bearer {token}") if there else (user, "Bearer")
 
 
 def _never(_path: str) -> bool:
@@ -178,9 +177,12 @@ def guard(
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             if not is_open(request.path):
-                given = request.headers.get("Authorization", "")
-                basic = takes_basic(request.path) and given[:6].lower() == "basic "
-                request[CLIENT] = tokens.check_basic(given) if basic else tokens.check(given)
+                user, given = None, request.headers.get("Authorization")
+                if takes_basic(request.path):
+                    user, given = basic_of(given)
+                request[CLIENT] = tokens.check(given)
+                if user not in (None, request[CLIENT]):
+                    raise ProtocolError(Reason.TOKEN_INVALID, "$", "this token is not known here")
             _check_address(request)
             return await handler(request)
         except ProtocolError as exc:

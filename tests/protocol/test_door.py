@@ -204,7 +204,7 @@ async def test_a_bug_is_told_to_the_process_alone(exc: Exception) -> None:
 
 def test_every_reason_has_a_status() -> None:
     """A refusal is never a success, nor a fault of ours."""
-    assert {door.status_of(reason) for reason in Reason} == {400, 401, 403, 404, 405, 409, 413, 415, 422, 503}
+    assert {door.status_of(reason) for reason in Reason} == {400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 503}
     assert all(door.problem(reason, "").status == door.status_of(reason) for reason in Reason)
 
 
