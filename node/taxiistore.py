@@ -88,8 +88,13 @@ class TaxiiReads:
 
 
 def _copy_of(other: Any) -> ColumnElement[bool]:
-    """The same version of the same object, there before."""
-    return and_(other.c.version == taxii_objects.c.version, other.c.added_at < taxii_objects.c.added_at)
+    """The same version of the same object: what reports have in common counts from the first on, else the last one.
+
+    Two revisions of a report may have been signed at the same moment.
+    """
+    earlier = and_(other.c.source < 0, other.c.added_at < taxii_objects.c.added_at)
+    later = and_(other.c.source >= 0, other.c.added_at > taxii_objects.c.added_at)
+    return and_(other.c.version == taxii_objects.c.version, or_(earlier, later))
 
 
 def _another(asked: Listed, where: Any) -> Any:

@@ -99,7 +99,7 @@ class Walk:
 
     async def step(self, what: str, number: int) -> None:
         if what == "arrive":
-            envelope = foreign(count=number)
+            envelope = foreign(count=number, marking=Marking(tlp="AMBER" if number % 2 else "GREEN"))
             self.place.arrive(envelope)
             self.reports |= {report.header.report_id: 1 for report in envelope.reports}  # type: ignore[union-attr]
         elif what in ("revise", "withdraw") and self.reports:
@@ -224,6 +224,17 @@ async def test_objects_that_reports_have_in_common_stand_once(core: NodeCore, cl
             assert set(found.values()) == {1}
             assert sum(name.startswith("identity--") for name in found) >= 1
             assert sum(name.startswith("marking-definition--") for name in found) >= 1
+
+
+async def test_of_two_revisions_of_one_moment_the_later_one_shows(core: NodeCore, clock: Clock) -> None:
+    """A bulk import may hold both; they have the same version."""
+    async with served(core, clock) as place:
+        report_id = uuid4()
+        place.arrive(foreign(report_id=report_id, body=Body(title="Old")))
+        place.arrive(foreign(report_id=report_id, revision=2, body=Body(title="New")))
+        for version in ("last", "first", "all"):
+            found = await place.objects(f"match[type]=incident&match[version]={version}")
+            assert [item["name"] for item in found] == ["New"]
 
 
 @pytest.mark.usefixtures("each_database")
