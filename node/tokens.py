@@ -53,6 +53,8 @@ class Terms(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
                 "invalid-value: who may make tokens can make one without limits: leave tlp, sectors, purposes, made_by"
                 " and require_release out, or the scope admin"
             )
+        if self.made_by and self.made_by.kind == "person":
+            raise ValueError("invalid-value: made_by is for machines: leave it out for a person's token")
         if "release" in self.scopes and (self.made_by or self.require_release):
             raise ValueError("invalid-value: a machine's token, or one whose reports wait, has no scope release")
 

@@ -1,8 +1,8 @@
 """Who asks at an HTTP door, and what of it they may have: scopes, limits, quotas, and the text of a token.
 
 Guarantees: a `Client` says once and for all what its token may do; deny by default, a marking that is not known is
-above every limit. A token is 256 random bits behind a prefix that scanners for leaked secrets can look for, and ends with a
-checksum: who mistypes it is told so, and nothing is looked up. Pure: time and randomness are arguments.
+above every limit. A token is 256 random bits behind a prefix that scanners for leaked secrets can look for, and ends
+with a checksum: who mistypes it is told so, and nothing is looked up. Pure: time and randomness are arguments.
 
 Only the SHA-256 of a token is ever stored. A plain, fast hash is enough, for there is nothing to guess in 256 random
 bits; and a look-up by that hash need not take constant time: who can choose a token cannot choose its hash, so that
