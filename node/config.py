@@ -29,8 +29,13 @@ NATS_CREDS: Final = "nats.creds"
 
 
 class Http(Section, frozen=True, kw_only=True):
+    """Where tools and people connect: with a `tls_cert` by HTTPS, and with a `client_ca` also by certificate."""
+
     host: str = "127.0.0.1"
     port: Port = DEFAULT_PORT
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    client_ca: Path | None = None
 
 
 class Limits(Section, frozen=True, kw_only=True):

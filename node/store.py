@@ -38,8 +38,8 @@ from sqlalchemy import (
     update,
 )
 
+from node.doorrows import any_of as _in
 from node.due import Due, Over
-from node.due import any_of as _in
 from node.tables import (
     alarms,
     checkpoints,
@@ -56,12 +56,14 @@ from node.tables import (
     own_reports,
     policies,
     refused,
+    review,
     statements,
     submissions,
     taxii_objects,
 )
 from node.taxiistore import TaxiiReads, TaxiiWrites
 from protocol import database
+from protocol.access import TLPS
 from protocol.errors import ConfigError, Transient
 
 SCHEMA: Final = 2
@@ -80,6 +82,7 @@ _NUMBERED: Final = (
     (confirmations_out, "id"),
     (events, "seq"),
     (alarms, "id"),
+    (review, "id"),
 )
 
 
@@ -115,7 +118,7 @@ class Reads(Due, TaxiiReads):
 
     def identities(self, column: str, values: Collection[Any]) -> list[Row[Any]]:
         """Own revisions by any indexed column, without their content, in the order of filing."""
-        chosen = ("digest", "report_id", "revision", "incident_id", "content_hash", "kept", "submission")
+        chosen = ("digest", "report_id", "revision", "incident_id", "content_hash", "kept", "submission", "tlp")
         query = select(*(own_reports.c[name] for name in chosen)).order_by(own_reports.c.seq)
         return [
             row for condition in _in(own_reports.c[column], values) for row in self._db.execute(query.where(condition))
@@ -205,11 +208,14 @@ class Reads(Due, TaxiiReads):
         query = select(func.count()).select_from(statements).where(statements.c.kind == kind)
         return int(self._db.execute(query).scalar_one())
 
-    def own_page(self, after: int, limit: int) -> list[Row[Any]]:
-        """Own revisions in the order of filing, without their content."""
+    def own_page(
+        self, after: int, limit: int, tlps: Collection[str] = TLPS, client: str | None = None
+    ) -> list[Row[Any]]:
+        """Own revisions with these markings, of all clients or one, in the order of filing, without their content."""
         chosen = [column for column in own_reports.c if column.name not in _CONTENT]
-        query = select(*chosen).where(own_reports.c.seq > after).order_by(own_reports.c.seq).limit(limit)
-        return list(self._db.execute(query))
+        query = select(*chosen).where(own_reports.c.seq > after, own_reports.c.tlp.in_(tlps))
+        query = query if client is None else query.where(own_reports.c.client == client)
+        return list(self._db.execute(query.order_by(own_reports.c.seq).limit(limit)))
 
     def confirmed_by(self, reports: Collection[str]) -> list[Row[Any]]:
         """Confirmations of own reports, by the reports' digests."""
@@ -219,9 +225,9 @@ class Reads(Due, TaxiiReads):
         """Others' reports by any indexed column."""
         return self._by(inbox, column, values)
 
-    def inbox_page(self, after: int, limit: int) -> list[Row[Any]]:
-        """Others' reports in the order of arrival."""
-        query = select(inbox).where(inbox.c.seq > after).order_by(inbox.c.seq).limit(limit)
+    def inbox_page(self, after: int, limit: int, tlps: Collection[str] = TLPS) -> list[Row[Any]]:
+        """Others' reports with these markings in the order of arrival."""
+        query = select(inbox).where(inbox.c.seq > after, inbox.c.tlp.in_(tlps)).order_by(inbox.c.seq).limit(limit)
         return list(self._db.execute(query))
 
     def refused_by(self, column: str, values: Collection[Any]) -> list[Row[Any]]:

@@ -10,6 +10,8 @@ confirmations_out  what this member signed about others' reports; `waiting` unti
 statements         verified statements of others (deliveries, confirmations, links) as they signed them
 links              pairs of reports that are about the same thing
 idempotency        answers by idempotency key
+tokens             who may ask over HTTP, by the hash of the token, and what they may do
+review             filings that wait until a person releases them, and what became of those before
 leaves             what must be in the broker's log: own receipts, others' deliveries; with the proof once it is there
 checkpoints        of the broker's log, as this node verified them: each continues the one before it
 governance         records of the region's trustees, from the founding one on, as the broker listed them
@@ -66,11 +68,14 @@ own_reports = Table(
     Column("filed_at", BigInteger, nullable=False),
     Column("state", String(16), nullable=False),
     Column("kept", Boolean, nullable=False),
+    Column("tlp", String(12), nullable=False),
+    Column("client", String(64), nullable=False),
     Column("filing", LargeBinary, nullable=False),
     Column("disclosures", Text, nullable=False),
     Column("held_back", LargeBinary),
     Column("outcome", LargeBinary),
     Index("own_reports_by_id", "report_id", "revision", unique=True),
+    Index("own_reports_by_client", "client", "filed_at"),
 )
 policies = Table(
     "policies",
@@ -102,6 +107,7 @@ inbox = Table(
     Column("incident_id", String(36), nullable=False, index=True),
     Column("origin", String(31), nullable=False),
     Column("jurisdiction", String(31), nullable=False),
+    Column("tlp", String(12), nullable=False),
     Column("received_at", BigInteger, nullable=False),
     Column("broker_received_at", BigInteger, nullable=False),
     Column("presentation", Text, nullable=False),
@@ -172,6 +178,38 @@ idempotency = Table(
     Column("response", LargeBinary, nullable=False),
     Column("at", BigInteger, nullable=False, index=True),
     PrimaryKeyConstraint("client", "key"),
+)
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("sha256", LargeBinary(32), nullable=False, unique=True),
+    Column("old_sha256", LargeBinary(32)),
+    Column("old_until", BigInteger),
+    Column("terms", LargeBinary, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", String(64), nullable=False),
+    Column("rotated_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Column("used_at", BigInteger),
+)
+review = Table(
+    "review",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=False),
+    Column("client", String(64), nullable=False),
+    Column("item_hash", String(43), nullable=False),
+    Column("filing", LargeBinary, nullable=False),
+    Column("tlp", String(12), nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("held_at", BigInteger, nullable=False),
+    Column("decided_at", BigInteger),
+    Column("decided_by", String(64)),
+    Column("why", Text),
+    Column("report_id", String(36)),
+    Column("revision", Integer),
+    Index("review_once", "client", "item_hash", unique=True),
+    Index("review_by_state", "state", "id"),
 )
 leaves = Table(
     "leaves",

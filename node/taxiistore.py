@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, and_, delete, exists, insert, or_, select
 
-from node.due import any_of
+from node.doorrows import any_of
 from node.tables import inbox, meta, own_reports, taxii_listed, taxii_objects, taxii_status
 from node.taxii import STEP, Brought, Listed, Placed, revoked
 

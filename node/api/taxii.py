@@ -121,14 +121,14 @@ def is_below(path: str) -> bool:
 # --- who may read what ------------------------------------------------------------------------------------------
 
 
-def highest(_request: web.Request) -> str:
+def highest(request: web.Request) -> str:
     """The highest marking that the token of a request may read."""
-    return TLPS[-1]
+    return request[CLIENT].tlp if "read" in request[CLIENT].scopes else ""
 
 
-def may_file(_request: web.Request) -> bool:
+def may_file(request: web.Request) -> bool:
     """Whether the token of a request may file."""
-    return True
+    return "submit" in request[CLIENT].scopes
 
 
 def _reach(request: web.Request) -> int:
@@ -269,7 +269,7 @@ class Taxii:
         """What became of what was posted."""
         _negotiate(request)
         number, client = request.match_info["status"], request[CLIENT]
-        found = await asyncio.to_thread(self._intake.status, number, client) if self._intake else None
+        found = await asyncio.to_thread(self._intake.status, number, client.name) if self._intake else None
         if found is None:
             raise _nothing_here()
         return reply(found)

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from node import tables
-from node.answers import Accepted, Answer, Result
+from node.answers import Accepted, Answer, Held, Result
 from node.core import NodeCore
 from node.formats.foreign import Defaults, Foreign, Read
 from node.intake import Item, Posting, read_item
@@ -26,6 +26,8 @@ from node.store import Reads, microseconds
 from node.taxii import micros_of, stamp_of, version_of
 from node.views import own_line
 from protocol import limits
+from protocol.access import Client
+from protocol.door import unknown_token
 from protocol.errors import ProtocolError
 from protocol.parse import decode
 from protocol.reasons import Reason
@@ -40,11 +42,13 @@ class _Envelope(Struct, frozen=True):
 
 
 class _Line(Struct, frozen=True, kw_only=True):
-    """What is kept about one posted object: the reports that it went into, or why there is none."""
+    """What is kept about one posted object: the reports that it went into, or the entries of the review queue,
+    or why there is neither."""
 
     id: str
     version: str
     reports: list[str] = []
+    held: list[int] = []
     message: str = ""
 
 
@@ -70,7 +74,7 @@ class Intake:
         self._read = read
         self._now = now
 
-    async def take(self, body: bytes, client: str) -> dict[str, Any]:
+    async def take(self, body: bytes, client: Client) -> dict[str, Any]:
         """File an envelope; its status.
 
         Raises:
@@ -80,6 +84,9 @@ class Intake:
         self._core.check_backlog()
         at = self._now()
         objects, found, items = await asyncio.to_thread(self._judge, body, at)
+        if not client.alive():
+            # Revoked while it sent its body.
+            raise unknown_token()
         results: Sequence[Result] = ()
         if items:
             reply = await self._committer.submit(Posting(tuple(items), many=True, client=client))
@@ -88,9 +95,9 @@ class Intake:
             results = reply.results
         lines = list(_lines_of(objects, found, results, at))
         number = str(uuid4())
-        row = {"id": number, "client": client, "at": microseconds(at), "objects": msgspec.json.encode(lines)}
+        row = {"id": number, "client": client.name, "at": microseconds(at), "objects": msgspec.json.encode(lines)}
         await self._writer.run(self._keep, row)
-        return await asyncio.to_thread(self.status, number, client) or {}
+        return await asyncio.to_thread(self.status, number, client.name) or {}
 
     def _keep(self, row: Mapping[str, Any]) -> None:
         with self._core.store.write() as tx:
