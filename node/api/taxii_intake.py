@@ -8,7 +8,7 @@ status is shown to the token that posted, and to no other. Refuses an envelope t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final
 from uuid import UUID, uuid4
@@ -35,6 +35,10 @@ from protocol.reasons import Reason
 _LONGEST: Final = 200
 _COMMON: Final = frozenset({"identity", "marking-definition", "extension-definition"})
 """These connect everything with everything, and so say nothing of what belongs together."""
+
+_PENDING, _SUCCESS, _FAILURE = range(3)
+"""What is said of an object that went into several reports: the least of them."""
+_LISTS: Final = ("pendings", "successes", "failures")
 
 
 class _Envelope(Struct, frozen=True):
@@ -134,13 +138,12 @@ class Intake:
 def _shown(row: Any, reads: Reads) -> dict[str, Any]:
     """The status resource."""
     lines = _lines.decode(row.objects)
-    named = {digest for line in lines for digest in line.reports}
-    own = {found.digest: own_line(found) for found in reads.own_lines(named)}
+    standings = _standings(reads, {name for line in lines for name in line.reports})
     lists: dict[str, list[dict[str, str]]] = {"successes": [], "failures": [], "pendings": []}
     for line in lines:
-        states = [own[digest] for digest in line.reports if digest in own]
-        kind, message = _outcome(line, states)
-        lists[kind].append({"id": line.id, "version": line.version, "message": message})
+        found = {standings[name] for name in line.reports if name in standings} or {(_FAILURE, line.message)}
+        kind, message = min(found)
+        lists[_LISTS[kind]].append({"id": line.id, "version": line.version, "message": message})
     counts = {"success_count": len(lists["successes"]), "failure_count": len(lists["failures"])}
     pending = len(lists["pendings"])
     return {
@@ -150,22 +153,23 @@ def _shown(row: Any, reads: Reads) -> dict[str, Any]:
         "total_count": len(lines),
         **counts,
         "pending_count": pending,
-        **{name: found for name, found in lists.items() if found},
+        **{name: listed for name, listed in lists.items() if listed},
     }
 
 
-def _outcome(line: _Line, states: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    if not states:
-        return "failures", line.message
-    waiting = [state for state in states if state["state"] == "queued"]
-    refused = [state for state in states if state["state"] == "rejected"]
-    if waiting:
-        return "pendings", f"report {waiting[0]['report_id']} waits for the broker's receipt"
-    if len(refused) == len(states):
-        reason = refused[0].get("refusal", {}).get("reason", Reason.INTERNAL.value)
-        return "failures", f"{reason}: the broker rejected report {refused[0]['report_id']}"
-    good = next(state for state in states if state["state"] != "rejected")
-    return "successes", f"report {good['report_id']} is {good['state']}"
+def _standings(reads: Reads, digests: Collection[str]) -> dict[str, tuple[int, str]]:
+    """Where reports stand by now, and in words."""
+    return {row.digest: _standing(own_line(row)) for row in reads.own_lines(digests)}
+
+
+def _standing(line: Mapping[str, Any]) -> tuple[int, str]:
+    report = f"report {line['report_id']}"
+    if line["state"] == "queued":
+        return _PENDING, f"{report} waits for the broker's receipt"
+    if line["state"] == "rejected":
+        reason = line.get("refusal", {}).get("reason", Reason.INTERNAL.value)
+        return _FAILURE, f"{reason}: the broker rejected {report}"
+    return _SUCCESS, f"{report} is {line['state']}"
 
 
 def _lines_of(

@@ -14,7 +14,9 @@ from uuid import uuid4
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import func, select
 
+from node import tables
 from node.core import NodeCore
 from protocol.parts import Marking
 from protocol.report import Body
@@ -224,6 +226,15 @@ async def test_objects_that_reports_have_in_common_stand_once(core: NodeCore, cl
             assert set(found.values()) == {1}
             assert sum(name.startswith("identity--") for name in found) >= 1
             assert sum(name.startswith("marking-definition--") for name in found) >= 1
+        rows = common_rows(core)
+        place.some(5)
+        assert common_rows(core) == rows
+
+
+def common_rows(core: NodeCore) -> int:
+    query = select(func.count()).select_from(tables.taxii_objects).where(tables.taxii_objects.c.source < 0)
+    with core.store.engine.connect() as connection:
+        return int(connection.execute(query).scalar_one())
 
 
 async def test_of_two_revisions_of_one_moment_the_later_one_shows(core: NodeCore, clock: Clock) -> None:
