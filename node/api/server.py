@@ -20,8 +20,8 @@ from node.api.policy import Explaining
 from node.api.reports import Reports
 from node.api.review import Review
 from node.api.scopes import needed, undeclared
-from node.api.tokens import TokensApi
 from node.api.taxii import Taxii, in_its_form, is_below
+from node.api.tokens import TokensApi
 from node.core import NodeCore
 from node.loops import State, Writer
 from node.metrics import Metrics

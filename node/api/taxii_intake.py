@@ -22,6 +22,7 @@ from node.core import NodeCore
 from node.formats.foreign import Defaults, Foreign, Read
 from node.intake import Item, Posting, read_item
 from node.loops import Committer, Writer
+from node.review import HELD, REFUSED
 from node.store import Reads, microseconds
 from node.taxii import micros_of, stamp_of, version_of
 from node.views import own_line
@@ -36,6 +37,7 @@ _LONGEST: Final = 200
 _COMMON: Final = frozenset({"identity", "marking-definition", "extension-definition"})
 """These connect everything with everything, and so say nothing of what belongs together."""
 
+_REVIEW: Final = "review:"
 _PENDING, _SUCCESS, _FAILURE = range(3)
 """What is said of an object that went into several reports: the least of them."""
 _LISTS: Final = ("pendings", "successes", "failures")
@@ -46,13 +48,12 @@ class _Envelope(Struct, frozen=True):
 
 
 class _Line(Struct, frozen=True, kw_only=True):
-    """What is kept about one posted object: the reports that it went into, or the entries of the review queue,
-    or why there is neither."""
+    """What is kept about one posted object: the reports that it went into, or entries of the review queue, or why
+    there is neither."""
 
     id: str
     version: str
     reports: list[str] = []
-    held: list[int] = []
     message: str = ""
 
 
@@ -157,9 +158,22 @@ def _shown(row: Any, reads: Reads) -> dict[str, Any]:
     }
 
 
-def _standings(reads: Reads, digests: Collection[str]) -> dict[str, tuple[int, str]]:
-    """Where reports stand by now, and in words."""
-    return {row.digest: _standing(own_line(row)) for row in reads.own_lines(digests)}
+def _standings(reads: Reads, names: Collection[str]) -> dict[str, tuple[int, str]]:
+    """Where reports and entries of the review queue stand by now, and in words."""
+    found = {row.digest: _standing(own_line(row)) for row in reads.own_lines(names)}
+    for name in names:
+        if name.startswith(_REVIEW) and (row := reads.review_row(int(name.removeprefix(_REVIEW)))) is not None:
+            found[name] = _reviewed(reads, row)
+    return found
+
+
+def _reviewed(reads: Reads, row: Any) -> tuple[int, str]:
+    if row.state == HELD:
+        return _PENDING, f"review {row.id} waits for a person"
+    if row.state == REFUSED:
+        return _FAILURE, f"{Reason.NOT_ALLOWED.value}: review {row.id} was refused"
+    released = [line for line in reads.own_by("report_id", [row.report_id]) if line.revision == row.revision]
+    return _standing(own_line(released[0])) if released else (_PENDING, f"review {row.id} was released")
 
 
 def _standing(line: Mapping[str, Any]) -> tuple[int, str]:
@@ -212,11 +226,14 @@ def _index_in(path: str) -> int | None:
 
 
 def _digests(result: Result) -> list[str]:
+    """The names of what was taken."""
+    if isinstance(result, Held):
+        return [f"{_REVIEW}{result.number}"]
     return [result.known.digest] if isinstance(result, Accepted) else []
 
 
 def _why(result: Result) -> str:
-    if isinstance(result, Accepted):
+    if not isinstance(result, ProtocolError):
         return ""
     return f"{result.reason.value} at {result.path}: {result.detail}"
 

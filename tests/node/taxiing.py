@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from node.api import taxii as door_of_taxii
+from node.api.scopes import needed
 from node.api.taxii import Taxii, in_its_form, is_below
 from node.config import Taxii as Settings
 from node.core import NodeCore
@@ -71,7 +72,7 @@ class Served:
 async def served(core: NodeCore, clock: Clock) -> AsyncIterator[Served]:
     tokens = door.Tokens([Token(name="soc", sha256=hashlib.sha256(TOKEN.encode()).hexdigest())])
     bugs: list[BaseException] = []
-    guard = door.guard(tokens, on_bug=bugs.append, takes_basic=is_below)
+    guard = door.guard(tokens, on_bug=bugs.append, takes_basic=is_below, needs=needed)
     app = web.Application(middlewares=[in_its_form, guard])
     app.add_routes(Taxii(Settings(enabled=True), core).routes())
     runner = await door.listen(app, "127.0.0.1", 0, shutdown=0.1)
