@@ -96,7 +96,7 @@ class Marks:
         said = [self._said(text) for definition in definitions for text in _texts(definition)]
         if not known and not definitions:
             self.unknown.add(ref)
-        elif any(_statement(definition) for definition in definitions) or not (known or any(said)):
+        elif any(_says_more(definition, said=bool(known or any(said))) for definition in definitions):
             self.statements.add(ref)
 
     def _said(self, text: str) -> bool:
@@ -111,13 +111,13 @@ class Marks:
         return bool(found)
 
 
-def _statement(definition: Mapping[str, Any]) -> bool:
+def _says_more(definition: Mapping[str, Any], *, said: bool) -> bool:
     """Whether it says anything but a TLP or PAP; what this project's writer says, its extension says too."""
     inner = definition.get("definition")
     text = inner.get("statement") if isinstance(inner, dict) else None
-    if not isinstance(text, str) or definition.get("id") == _statement_id(text):
-        return False
-    return not _NAMED.fullmatch(text.strip())
+    if not isinstance(text, str):
+        return not said
+    return definition.get("id") != _statement_id(text) and not _NAMED.fullmatch(text.strip())
 
 
 def _statement_id(text: str) -> str:

@@ -92,7 +92,10 @@ class _Writing:
     def objects(self) -> list[dict[str, Any]]:
         """All of them, in an order that is the same for the same report."""
         if self._header.get("phase") == "withdrawn":
-            withdrawn = self._object("incident", self._incident, name="Withdrawn report", revoked=True)
+            self._stand_ins.append("name")
+            more = self._ours({"marking": self._closer()})
+            name = "Withdrawn report"
+            withdrawn = self._object("incident", self._incident, name=name, revoked=True, extensions=more)
             return [self._origin, *self._marks, withdrawn]
         core = self._core()
         self._times_of_it(core)
@@ -141,23 +144,17 @@ class _Writing:
     # --- the incident -------------------------------------------------------------------------------------------
 
     def _describe(self, core: dict[str, Any]) -> dict[str, Any]:
-        body, header, shown = self._body, self._header, self._shown
+        body, header = self._body, self._header
         name = self._exact_or_coarse("title", "name")
         if name is None:
             name = f"Report {self._report}"
             self._stand_ins.append("name")
         description = self._exact_or_coarse("description", "description")
-        marking = {field: value for field, value in header["marking"].items() if field not in ("tlp", "pap")}
-        rest = {field: header[field] for field in _HEADER_REST if field in header}
-        ours = {
-            "header": rest | ({"marking": marking} if marking else {}),
-            "body": {field: body[field] for field in _BODY_REST if field in body} | self._rest,
-            "coarse": {field: body[field] for field in _COARSE_REST if field in body},
-            "stand_ins": sorted(self._stand_ins),
-            "withheld": list(shown.withheld),
-            "undisclosed": shown.undisclosed or None,
-        }
-        numbers = {"report_id": self._report, "incident_id": str(header["incident_id"]), "revision": header["revision"]}
+        said = self._ours(
+            {field: header[field] for field in _HEADER_REST if field in header} | {"marking": self._closer()},
+            body={field: body[field] for field in _BODY_REST if field in body} | self._rest,
+            coarse={field: body[field] for field in _COARSE_REST if field in body},
+        )
         return self._object(
             "incident",
             self._incident,
@@ -170,8 +167,27 @@ class _Writing:
                 | ({"url": item["url"]} if "url" in item else {"description": item["title"]})
                 for item in body.get("references", ())
             ],
-            extensions={words.INCIDENT_CORE: core, **_ours(**numbers, origin=dict(header["origin"]), **ours)},
+            extensions={words.INCIDENT_CORE: core, **said},
         )
+
+    def _ours(self, rest: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        """What this project's extension says of the incident."""
+        header, shown = self._header, self._shown
+        return _ours(
+            report_id=self._report,
+            incident_id=str(header["incident_id"]),
+            revision=header["revision"],
+            origin=dict(header["origin"]),
+            header={field: value for field, value in rest.items() if field != "marking" or value},
+            **more,
+            stand_ins=sorted(self._stand_ins),
+            withheld=list(shown.withheld),
+            undisclosed=shown.undisclosed or None,
+        )
+
+    def _closer(self) -> dict[str, Any]:
+        """What a marking says beyond TLP and PAP, and STIX has in words only."""
+        return {field: value for field, value in self._header["marking"].items() if field not in ("tlp", "pap")}
 
     def _exact_or_coarse(self, field: str, name: str) -> str | None:
         if field in self._body:
@@ -333,7 +349,9 @@ class _Writing:
             )
         self._place()
         for item in body.get("contacts", ()):
-            more = {field: item[field] for field in ("name", "email", "phone", "hours", "level") if field in item}
+            more = {
+                field: item[field] for field in ("role", "name", "email", "phone", "hours", "level") if field in item
+            }
             self._add(
                 "identity",
                 ["contact", item],
@@ -353,7 +371,7 @@ class _Writing:
             return
         country, rest = geo["country"], {}
         given: dict[str, Any] = {"administrative_area": geo.get("region"), "city": geo.get("city")}
-        if len(country) == _COUNTRY:
+        if len(country) == _COUNTRY and country.isalpha():
             given["country"] = country.upper()
         else:
             rest["country"] = country

@@ -58,7 +58,7 @@ def _others(ctx: Context) -> None:
 
 def _victim(ctx: Context, piece: Piece) -> None:
     listed = [word for word in piece.peek("sectors", list) or [] if isinstance(word, str)]
-    exact = next((word for word in listed if word in words.CODES), None)
+    exact = min((word for word in listed if word in words.CODES), key=lambda word: "." not in word, default=None)
     sector = exact or next((words.SECTORS_IN[word] for word in listed if word in words.SECTORS_IN), None)
     victim = {
         "name": piece.peek("name", str),

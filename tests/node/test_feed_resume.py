@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,8 @@ from node.api.inbox import Listening
 from node.core import NodeCore
 from node.feed import Feed
 from protocol import door
-from tests.node.world import Clock, make_core
+from protocol.process import Token
+from tests.node.world import TOKEN, Clock, make_core
 
 STEPS = st.lists(
     st.one_of(
@@ -43,7 +45,7 @@ class Listener:
         """Read up to so many events, or break the line after so many bytes."""
         timeout = aiohttp.ClientTimeout(total=10)
         async with aiohttp.ClientSession(timeout=timeout) as http:
-            headers = {"Last-Event-ID": str(self.got[-1] if self.got else 0)}
+            headers = {"Authorization": f"Bearer {TOKEN}", "Last-Event-ID": str(self.got[-1] if self.got else 0)}
             async with http.get(f"{url}/v1/feed", headers=headers) as response:
                 assert response.status == 200
                 data, wanted = b"", len(self.got) + most
@@ -68,7 +70,9 @@ async def serving(core: NodeCore) -> AsyncIterator[str]:
     """The feed behind a door of its own."""
     feed = Feed(core.store, asyncio.get_running_loop())
     core.store.on_events = feed.announce
-    app = web.Application()
+    tokens = door.Tokens([Token(name="soc", sha256=hashlib.sha256(TOKEN.encode()).hexdigest())])
+    bugs: list[BaseException] = []
+    app = web.Application(middlewares=[door.guard(tokens, on_bug=bugs.append)])
     app.add_routes([web.get("/v1/feed", Listening(feed).listen)])
     runner = await door.listen(app, "127.0.0.1", 0, shutdown=0.1)
     try:
@@ -76,6 +80,7 @@ async def serving(core: NodeCore) -> AsyncIterator[str]:
     finally:
         feed.close()
         await runner.cleanup()
+        assert bugs == []
 
 
 def happen(core: NodeCore, count: int) -> None:
