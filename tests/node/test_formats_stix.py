@@ -10,7 +10,7 @@ from hypothesis import given
 from node.formats import stix
 from node.formats.foreign import Defaults, Foreign, Shown
 from protocol.report import Body, Filing, Header, Report
-from tests.protocol.make import FULL, NOW, body_from, header, quick, reports
+from tests.protocol.make import NOW, quick, reports
 
 NOTHING = Defaults()
 

@@ -71,7 +71,7 @@ class Handlers:
 
 def routes() -> set[str]:
     """Every address that the node serves."""
-    named_so = [name for name in signature(make_app).parameters if name != "on_bug"]
+    named_so = [name for name in signature(make_app).parameters if name not in ("on_bug", "taxii")]
     app = make_app(**dict.fromkeys(named_so, Handlers()), on_bug=print)  # type: ignore[arg-type]
     named = ((route.method, route.resource.canonical) for route in app.router.routes())
     return {f"{method} {path}" for method, path in named if method != "HEAD"}
