@@ -8,10 +8,10 @@ status is shown to the token that posted, and to no other. Refuses an envelope t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Annotated, Any, Final
-from uuid import UUID, uuid4
+from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
 import msgspec
 from msgspec import Meta, Struct
@@ -88,7 +88,7 @@ class Intake:
         """
         self._core.check_backlog()
         at = self._now()
-        objects, found, items = await asyncio.to_thread(self._judge, body, at)
+        objects, items, paths = await asyncio.to_thread(self._judge, body, at)
         if not client.alive():
             # Revoked while it sent its body.
             raise unknown_token()
@@ -98,7 +98,7 @@ class Intake:
             if not isinstance(reply, Answer):
                 raise reply
             results = reply.results
-        lines = list(_lines_of(objects, found, results, at))
+        lines = list(_lines_of(objects, paths, results, at))
         number = str(uuid4())
         row = {"id": number, "client": client.name, "at": microseconds(at), "objects": msgspec.json.encode(lines)}
         await self._writer.run(self._keep, row)
@@ -108,22 +108,15 @@ class Intake:
         with self._core.store.write() as tx:
             tx.add(tables.taxii_status, [row])
 
-    def _judge(
-        self, body: bytes, now: datetime
-    ) -> tuple[list[dict[str, Any]], Sequence[Foreign | ProtocolError], list[Item]]:
+    def _judge(self, body: bytes, now: datetime) -> tuple[list[dict[str, Any]], list[Item], list[str]]:
+        """The posted objects, and the incidents among them with the path of each."""
         objects = decode(_envelope, body).objects
-        bundle = {"type": "bundle", "id": f"bundle--{uuid4()}", "objects": objects}
-        found = self._read(msgspec.json.encode(bundle), Defaults())
-        if len(found) > limits.REPORTS_PER_POST:
-            raise ProtocolError(Reason.TOO_MANY, "$", f"an envelope holds at most {limits.REPORTS_PER_POST} incidents")
-        jurisdictions = self._core.trust.registry.jurisdictions
-        items = [
-            read_item(msgspec.json.encode(item.filing), at=item.at, jurisdictions=jurisdictions, now=now)
-            if isinstance(item, Foreign)
-            else item
-            for item in found
-        ]
-        return objects, found, items
+        packed = msgspec.json.encode(objects)
+        # The same bytes whenever the same is posted.
+        name = f"bundle--{uuid5(NAMESPACE_OID, packed.decode())}"
+        bundle = msgspec.json.encode({"type": "bundle", "id": name, "objects": msgspec.Raw(packed)})
+        items, paths = read_bundle(bundle, self._read, self._core.trust.registry.jurisdictions, now)
+        return objects, items, paths
 
     def status(self, number: str, client: str) -> dict[str, Any] | None:
         """What became of an envelope by now; None if this client has posted none under that number."""
@@ -134,6 +127,20 @@ class Intake:
         with self._core.store.read() as reads:
             row = reads.taxii_status(number, client)
             return None if row is None else _shown(row, reads)
+
+
+def read_bundle(bundle: bytes, read: Read, jurisdictions: Set[str], now: datetime) -> tuple[list[Item], list[str]]:
+    """The incidents of a bundle, judged one by one, and the path of each; ProtocolError if it is refused as a whole."""
+    found = read(bundle, Defaults())
+    if len(found) > limits.REPORTS_PER_POST:
+        raise ProtocolError(Reason.TOO_MANY, "$", f"an envelope holds at most {limits.REPORTS_PER_POST} incidents")
+    items = [
+        read_item(msgspec.json.encode(item.filing), at=item.at, jurisdictions=jurisdictions, now=now)
+        if isinstance(item, Foreign)
+        else item
+        for item in found
+    ]
+    return items, [item.at if isinstance(item, Foreign) else item.path for item in found]
 
 
 def _shown(row: Any, reads: Reads) -> dict[str, Any]:
@@ -188,14 +195,14 @@ def _standing(line: Mapping[str, Any]) -> tuple[int, str]:
 
 def _lines_of(
     objects: Sequence[Mapping[str, Any]],
-    found: Sequence[Foreign | ProtocolError],
+    paths: Sequence[str],
     results: Sequence[Result],
     at: datetime,
 ) -> Iterator[_Line]:
     """What to keep of each object: an incident's own outcome, and for what belongs to incidents, theirs."""
     outcomes: dict[int, Result] = {}
-    for read, result in zip(found, results, strict=True):
-        index = _index_in(read.at if isinstance(read, Foreign) else read.path)
+    for path, result in zip(paths, results, strict=True):
+        index = _index_in(path)
         if index is not None:
             outcomes.setdefault(index, result)
     circles = _circles(objects)

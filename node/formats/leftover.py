@@ -97,10 +97,11 @@ class Piece:
         return found
 
     def left(self) -> dict[str, Any]:
-        """Path and value of all that nobody took; the object as a whole if nobody took anything."""
+        """Path and value of all that nobody took, and that is not empty; the whole if nobody took anything."""
         if not self.touched and self._left:
             return {self.at: self.value}
-        found = {f"{self.at}.{name}": value for name, value in self._left.items()} | self._notes
+        kept = {name: value for name, value in self._left.items() if value not in (None, "", [], {})}
+        found = {f"{self.at}.{name}": value for name, value in kept.items()} | self._notes
         for piece in self._inside:
             found |= piece.left()
         return found

@@ -101,14 +101,19 @@ class Marks:
 
     def _said(self, text: str) -> bool:
         """Count the TLP and PAP that a text names."""
-        found = _NAMED.findall(text[:_LONGEST])
+        found = named_in(text)
         for kind, word in found:
-            said = word.upper().replace("WHITE", "CLEAR").replace("_", "+").replace(" ", "")
-            if kind.upper() == "TLP":
-                self.tlp.add("AMBER+STRICT" if said.startswith("AMBER+") else said)
-            else:
-                self.pap.add(said.partition("+")[0])
+            (self.tlp if kind == "TLP" else self.pap).add(word)
         return bool(found)
+
+
+def named_in(text: str) -> list[tuple[str, str]]:
+    """The TLP and PAP markings that a text names, in whichever spelling, as (`TLP` or `PAP`, word)."""
+    found = []
+    for kind, word in _NAMED.findall(text[:_LONGEST]):
+        said = re.sub(r"\s", "", word.upper()).replace("WHITE", "CLEAR").replace("_", "+")
+        found.append((kind.upper(), said if kind.upper() == "TLP" else said.partition("+")[0]))
+    return found
 
 
 def _says_more(definition: Mapping[str, Any], *, said: bool) -> bool:

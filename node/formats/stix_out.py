@@ -88,6 +88,7 @@ class _Writing:
         self._links: list[dict[str, Any]] = []
         self._stand_ins: list[str] = []
         self._rest: dict[str, Any] = {}
+        self._coarse: dict[str, Any] = {}
 
     def objects(self) -> list[dict[str, Any]]:
         """All of them, in an order that is the same for the same report."""
@@ -153,7 +154,7 @@ class _Writing:
         said = self._ours(
             {field: header[field] for field in _HEADER_REST if field in header} | {"marking": self._closer()},
             body={field: body[field] for field in _BODY_REST if field in body} | self._rest,
-            coarse={field: body[field] for field in _COARSE_REST if field in body},
+            coarse={field: body[field] for field in _COARSE_REST if field in body} | self._coarse,
         )
         return self._object(
             "incident",
@@ -369,21 +370,28 @@ class _Writing:
         geo = self._body.get("geo_coarse" if coarse else "geo")
         if not geo:
             return
-        country, rest = geo["country"], {}
-        given: dict[str, Any] = {"administrative_area": geo.get("region"), "city": geo.get("city")}
-        if len(country) == _COUNTRY and country.isalpha():
-            given["country"] = country.upper()
-        else:
-            rest["country"] = country
-        if "latitude" in geo and "longitude" in geo:
-            given |= {"latitude": geo["latitude"], "longitude": geo["longitude"]}
-        else:
-            rest |= {field: geo[field] for field in ("latitude", "longitude") if field in geo}
+        country = geo["country"]
+        if len(country) != _COUNTRY or not country.isalpha():
+            # A body such as a regional CERT is a jurisdiction here, and no country to STIX.
+            self._rest |= {} if coarse else {"geo": geo}
+            self._coarse |= {"geo_coarse": geo} if coarse else {}
+            return
+        whole = "latitude" in geo and "longitude" in geo
+        point = {field: geo[field] for field in ("latitude", "longitude") if field in geo}
         if coarse:
             self._stand_ins.append("geo")
-            given["labels"] = ["stand-in"]
-        name = ", ".join([*(geo[field] for field in ("city", "region") if field in geo), country.upper()])
-        self._add("location", geo, "located-at", name=name, **given, extensions=_ours(**rest))
+        self._add(
+            "location",
+            geo,
+            "located-at",
+            name=", ".join([*(geo[field] for field in ("city", "region") if field in geo), country.upper()]),
+            labels=["stand-in"] if coarse else None,
+            administrative_area=geo.get("region"),
+            city=geo.get("city"),
+            country=country.upper(),
+            **(point if whole else {}),
+            extensions=_ours(**({} if whole else point)),
+        )
 
     def _note(self) -> list[dict[str, Any]]:
         """In words what was withheld, for whoever does not read extensions."""

@@ -73,9 +73,18 @@ class Value(NamedTuple):
     value: str
 
 
+_VERBATIM: Final = frozenset({"other", "mutex", "registry-key", "file-name", "user-account", "user-agent", "wallet"})
+"""Brackets may belong to these, and nobody clicks on them."""
+
+
+def spelled(kind: str, value: str) -> str:
+    """An indicator's value as tools match it: `evil[.]example` as `evil.example`."""
+    return value if kind in _VERBATIM else refang(value)
+
+
 def pattern_of(kind: str, value: str) -> str:
     """The pattern for an indicator; its value is written as tools match it (`evil[.]example` as `evil.example`)."""
-    plain = refang(value)
+    plain = spelled(kind, value)
     path, operator = _PATHS[kind], "="
     if kind in ("ipv4-net", "ipv6-net"):
         operator = "ISSUBSET"
@@ -83,8 +92,6 @@ def pattern_of(kind: str, value: str) -> str:
         if number := re.fullmatch(r"(?:AS)?([0-9]{1,10})", plain, re.IGNORECASE):
             return f"[{path} = {int(number[1])}]"
         path = "autonomous-system:name"
-    elif kind in ("other", "mutex", "registry-key", "file-name", "user-account", "user-agent", "wallet"):
-        plain = value  # Brackets may belong to these, and nobody clicks on them.
     escaped = plain.replace("\\", "\\\\").replace("'", "\\'")
     return f"[{path} {operator} '{escaped}']"
 

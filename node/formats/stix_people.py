@@ -100,16 +100,16 @@ def _contact(ctx: Context, piece: Piece) -> None:
 
 def _location(ctx: Context, piece: Piece) -> None:
     country = piece.peek("country", str)
-    if country is not None and not re.fullmatch("[A-Za-z]{2}", country):
+    if country is None or not re.fullmatch("[A-Za-z]{2}", country):
         return
     geo = some_of(piece.value, "city", "latitude", "longitude")
-    geo |= some_of(extension_of(piece), "country", "latitude", "longitude")
-    geo |= {"country": country.lower()} if country else {}
+    geo |= some_of(extension_of(piece), "latitude", "longitude")
+    geo["country"] = country.lower()
     geo |= {"region": piece.value["administrative_area"]} if "administrative_area" in piece.value else {}
     if not ctx.draft.put("geo", geo):
         return
     ctx.read(piece, "city", "latitude", "longitude", "country", "administrative_area")
-    ctx.settle(piece, "country", "latitude", "longitude")
+    ctx.settle(piece, "latitude", "longitude")
     parts = [geo[name] for name in ("city", "region") if name in geo]
     if piece.peek("name", str) == ", ".join([*parts, geo["country"].upper()]):
         piece.drop("name")
