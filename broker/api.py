@@ -15,8 +15,22 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from aiohttp import web
 
-from protocol.door import HEARTBEAT, OPEN, STILL_HERE, Tokens, answer, frame, guard, listen, position, stream, url_of
+from protocol.door import (
+    HEARTBEAT,
+    OPEN,
+    RETRY_AFTER,
+    STILL_HERE,
+    Tokens,
+    answer,
+    frame,
+    guard,
+    listen,
+    position,
+    stream,
+    url_of,
+)
 from protocol.errors import Transient
+from protocol.tls import server_context
 
 if TYPE_CHECKING:
     from broker.app import Broker
@@ -61,7 +75,8 @@ class Api:
     async def start(self, stack: AsyncExitStack) -> None:
         """Listen; closed with the stack."""
         http = self._broker.config.http
-        runner = await listen(self._app, http.host, http.port, shutdown=SHUTDOWN)
+        tls = server_context(http.tls_cert, http.tls_key, http.client_ca)
+        runner = await listen(self._app, http.host, http.port, shutdown=SHUTDOWN, tls=tls)
         stack.push_async_callback(runner.cleanup)
         self.url = url_of(runner, http.host)
 
@@ -71,7 +86,7 @@ class Api:
     async def _ready(self, _: web.Request) -> web.StreamResponse:
         bus = self._broker.bus
         up = bus is not None and bus.connected
-        return answer({"ready": up, "bus": up}, 200 if up else 503)
+        return answer({"ready": up, "bus": up}, 200 if up else 503, None if up else {"Retry-After": RETRY_AFTER})
 
     async def _metrics(self, _: web.Request) -> web.StreamResponse:
         self._broker.metrics.show_keys(self._broker.keys.seconds())

@@ -20,6 +20,11 @@ class Http(Section, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Port = 8480
+    tls_cert: Path | None = None
+    """PEM: with it, HTTPS."""
+    tls_key: Path | None = None
+    client_ca: Path | None = None
+    """PEM: whose clients' certificates count in place of tokens."""
 
 
 class Nats(Section, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,23 +22,31 @@ from aiohttp import web
 
 from node import config as files
 from node import timers
+from node.access import Access, write_uses
 from node.api.alarms import Alarms
 from node.api.inbox import Inbox, Listening
 from node.api.policy import Explaining
 from node.api.reports import Reports
+from node.api.review import Review
 from node.api.server import Operations, make_app
+from node.api.taxii import Taxii
+from node.api.taxii_intake import Intake
+from node.api.tokens import TokensApi
 from node.catchup import Catchup
 from node.config import Config, Hook
 from node.core import NodeCore
 from node.dialling import tls_of
 from node.feed import Feed
+from node.formats import stix
 from node.keywatch import KeyWatch
 from node.lookout import Lookout
 from node.loops import Committer, Link, Receiver, Refresher, Sender, State, Writer, tidy, watch_policy
 from node.metrics import Metrics
 from node.outbox import Outbox
 from node.policies import Exchange
+from node.projection import follow
 from node.renewal import Renewal, complete
+from node.review import held
 from node.store import Store
 from node.trust import Trust
 from node.webhook import Target, Webhook, read_webhook_secret
@@ -45,12 +54,13 @@ from node.witness import Witness
 from node.witnessing import Witnessing
 from protocol import process, subjects
 from protocol.bus import NatsBus
-from protocol.door import Tokens, listen, url_of
+from protocol.door import listen, url_of
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.invitation import load_invitation
 from protocol.keys import SigningKey, read_secret
 from protocol.policy import Policy, PolicyBook, load_policy
 from protocol.sealing import SealingKey
+from protocol.tls import server_context
 
 log = structlog.get_logger()
 Dial = Callable[[Callable[[str], None]], Awaitable[Link]]
@@ -117,8 +127,7 @@ class Node:
             writer = Writer()
             stack.callback(writer.close)
             stack.push_async_callback(_close_link, state := State())
-            feed = Feed(core.store, asyncio.get_running_loop())
-            core.store.on_events = feed.announce
+            feed, access = self._door(core)
             keys = KeyWatch(self._config.keys, core, writer, state, self._now)
             metrics = Metrics(
                 outbox=core.outbox,
@@ -128,19 +137,23 @@ class Node:
                 alarms=core.open_alarms,
                 overdue=core.overdue,
                 key_ends=keys.seconds,
+                held=partial(held, core.store),
             )
             committer = Committer(core, writer, state, metrics)
             refresher = Refresher(core, writer, state, self._config.data / REGION_FILE)
             app = make_app(
-                tokens=Tokens(self._config.tokens),
+                access=access,
                 reports=Reports(core, committer, metrics, self._now),
                 inbox=Inbox(core, writer, state),
                 listening=Listening(feed),
                 explaining=Explaining(core, self._now),
                 alarms=Alarms(core, writer),
+                review=Review(core, writer, committer, access, self._now),
+                tokens=TokensApi(access, writer),
                 operations=Operations(core, writer, state, metrics, self._now, keys.ends),
                 metrics=metrics,
                 on_bug=self._bugs.hear,
+                taxii=self._taxii(core, committer, writer),
             )
             await timers.hide(core, writer, state)
             async with asyncio.TaskGroup() as group:
@@ -159,7 +172,7 @@ class Node:
                 witnessing = Witnessing(witness, writer, state, metrics, refresher)
                 renewal = Renewal(self._config.keys, core, witness, writer, state, refresher, self._now)
                 loops = (witnessing.watch(), witnessing.prove(), keys.run(), renewal.run())
-                for loop in (*loops, *self._timers(core, writer, state, metrics)):
+                for loop in (*loops, *self._timers(core, writer, state, metrics, access)):
                     group.create_task(loop)
                 sending: list[asyncio.Task[None]] = []
                 if target is not None:
@@ -180,9 +193,23 @@ class Node:
                     watching.cancel()
         log.info("node.stopped")
 
+    def _taxii(self, core: NodeCore, committer: Committer, writer: Writer) -> Taxii | None:
+        settings = self._config.taxii
+        intake = Intake(core, committer, writer, self._now) if settings.intake else None
+        return Taxii(settings, core, intake) if settings.enabled else None
+
+    def _door(self, core: NodeCore) -> tuple[Feed, Access]:
+        """What is told, and to whom."""
+        feed = Feed(core.store, asyncio.get_running_loop())
+        core.store.on_events = feed.announce
+        access = Access(self._config.tokens, core.store, self._now, self._rand)
+        access.on_change = feed.wake
+        return feed, access
+
     async def _serve(self, app: web.Application) -> web.AppRunner:
         http = self._config.http
-        runner = await listen(app, http.host, http.port)
+        tls = server_context(http.tls_cert, http.tls_key, http.client_ca)
+        runner = await listen(app, http.host, http.port, tls=tls)
         self.url = url_of(runner, http.host)
         (self._config.data / URL_FILE).write_text(self.url + "\n", encoding="ascii")
         return runner
@@ -229,12 +256,15 @@ class Node:
         )
 
     def _timers(
-        self, core: NodeCore, writer: Writer, state: State, metrics: Metrics
+        self, core: NodeCore, writer: Writer, state: State, metrics: Metrics, access: Access
     ) -> list[Coroutine[Any, Any, None]]:
+        projecting = [follow(core, writer, state, stix.objects_of, self._now)] if self._config.taxii.enabled else []
         return [
+            *projecting,
             timers.expire(core, writer, state, self._now),
             timers.escalate(core, writer, state, metrics, self._config.escalation, self._now),
             timers.remind(core, state),
+            write_uses(access, writer, state),
         ]
 
     def _senders(self, core: NodeCore, writer: Writer, state: State) -> list[Sender]:

@@ -19,6 +19,7 @@ from node import tables
 from node.checkgovernance import GOVERNANCE, check_governance
 from node.checkinbox import check_inbox, check_words
 from node.checkown import Progress, Scene, check_own, said_in, verified
+from node.checktaxii import check_taxii
 from node.reading import Looking, snapshot
 from node.store import Store
 from node.trust import Trust
@@ -97,6 +98,7 @@ def check_node(
         yield from check_own(reads, scene, progress)
         yield from check_inbox(reads, scene, progress)
         yield from check_words(reads, scene, progress)
+        yield from check_taxii(reads)
         yield from _statements(reads, scene, progress)
         yield from check_governance(reads, trust, now)
         yield from _log(reads, scene, now)

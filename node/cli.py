@@ -11,18 +11,16 @@ import os
 import secrets
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
 from node import app, keycli
 from node.alarms import LONGEST_NAME, clear_alarm
+from node.asking import ENVIRONMENT, do, post
 from node.check import check_node
 from node.config import (
     DEFAULT_PORT,
@@ -41,11 +39,12 @@ from node.dialling import keep_certificate
 from node.keycli import held_trust
 from node.reading import open_reader
 from node.store import Store, microseconds
+from node.tokencli import add_commands
 from node.trust import Trust
 from node.views import iso
 from protocol import natsauth, process
 from protocol.chain import fold
-from protocol.errors import ConfigError, ProtocolError, Transient
+from protocol.errors import ConfigError, ProtocolError
 from protocol.faults import tell
 from protocol.governance import open_record
 from protocol.govwords import say
@@ -57,9 +56,7 @@ from protocol.sealing import SealingKey
 
 KEY_LIFE: Final = timedelta(days=365)
 MEMBER_FILE: Final = "member.json"
-ENVIRONMENT: Final = "KENTONGAN_TOKEN"
 _PAGE: Final = 500
-_PATIENCE: Final = 30.0
 
 _NODE_TOML: Final = """\
 # The configuration of one Kentongan node. Paths are relative to this file.
@@ -73,10 +70,12 @@ policy = "policy.toml"         # who may get what; a change is taken within a se
 invitation = "invitation.json" # from the broker's operator, with `kentongan node join`
 
 [http]
-host = "127.0.0.1"             # who can reach this can try tokens: put TLS in front before opening it
+host = "127.0.0.1"             # who can reach this can try tokens: have TLS before opening it
 port = {port}
+# tls_cert = "tls/node.pem"    # HTTPS; tls_key too if the key is in a file of its own
+# client_ca = "tls/clients.pem" # certificates of this CA stand for the tokens that name them
 
-[[token]]                      # one for each tool; to add one: sha256 of a long random token, in hex
+[[token]]                      # may do everything: with it, make one for each tool, `kentongan node token create`
 name = "first"
 sha256 = "{sha256}"
 
@@ -91,6 +90,10 @@ low = 4320
 # url = "https://soc.example/kentongan"
 # secret_file = "keys/webhook.secret"
 # kinds = ["alarm", "report.unread", "report.unconfirmed"]
+
+# [taxii]                      # others' reports for OpenCTI, Splunk, Sentinel, under /taxii2/: docs/connect/taxii.md
+# enabled = true
+# intake = false               # whether they may also post incidents to be filed
 
 [limits]
 backlog = 200000               # reports that may wait for the broker before new ones are refused
@@ -191,6 +194,7 @@ def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None
     check.add_argument("--json", action="store_true", help="a JSON object a line")
     check.set_defaults(run=lambda args: _check(args.place, as_json=args.json))
     keycli.add_parsers(commands)
+    add_commands(commands)
     verify = commands.add_parser(
         "verify-membership", help="follow the region's records again, from the founding one that the invitation pins"
     )
@@ -308,39 +312,14 @@ def _alarm_text(row: Any) -> str:
 
 
 def _clear(config: Config, number: int, by: str, token: str) -> None:
-    """Ask the node if it runs, for it alone writes then; else write."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(process.alone(config.data))
-        except ConfigError:
-            return _ask_to_clear(config, number, by, token)
-        store = stack.enter_context(closing(Store.open(config.data, config.store)))
-        try:
-            with store.write() as tx:
-                clear_alarm(tx, number, by, microseconds(datetime.now(UTC)))
-        except ProtocolError as exc:
-            raise ConfigError(f"alarm {number}: {exc.detail}") from exc
-    return None
+    def offline(store: Store) -> None:
+        with store.write() as tx:
+            clear_alarm(tx, number, by, microseconds(datetime.now(UTC)))
 
+    def online() -> None:
+        post(config, f"/v1/alarms/{number}/clear", {"by": by}, token)
 
-def _ask_to_clear(config: Config, number: int, by: str, token: str) -> None:
-    if not token:
-        raise ConfigError(f"the node runs: give one of its tokens with --token or in {ENVIRONMENT}")
-    url = (config.data / app.URL_FILE).read_text(encoding="ascii").strip()
-    parts = urlsplit(url)
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=_PATIENCE)
-    try:
-        connection.request("POST", f"/v1/alarms/{number}/clear", msgspec.json.encode({"by": by}), headers)
-        response = connection.getresponse()
-        body = response.read()
-    except (OSError, HTTPException) as exc:
-        raise Transient(f"the node runs but does not answer at {url}: try again") from exc
-    finally:
-        connection.close()
-    if response.status != HTTPStatus.OK:
-        detail = msgspec.json.decode(body).get("detail", "") if body else ""
-        raise ConfigError(f"the node at {url} refuses: {response.status} {detail}")
+    do(config, offline, online)
 
 
 def _check(place: Path, *, as_json: bool) -> int:

@@ -32,8 +32,13 @@ NATS_CREDS: Final = "nats.creds"
 
 
 class Http(Section, frozen=True, kw_only=True):
+    """Where tools and people connect: with a `tls_cert` by HTTPS, and with a `client_ca` also by certificate."""
+
     host: str = "127.0.0.1"
     port: Port = DEFAULT_PORT
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    client_ca: Path | None = None
 
 
 class Limits(Section, frozen=True, kw_only=True):
@@ -83,6 +88,15 @@ class Hook(Section, frozen=True, kw_only=True):
     kinds: Annotated[tuple[EventKind, ...], Meta(min_length=1)] = ("alarm", "report.unread", "report.unconfirmed")
 
 
+class Taxii(Section, frozen=True, kw_only=True):
+    """Others' reports for TAXII 2.1 clients, and a collection into which they may post; nothing unless enabled."""
+
+    enabled: bool = False
+    intake: bool = False
+    title: Line = "Kentongan"
+    contact: Line | None = None
+
+
 class _File(Settings, frozen=True, kw_only=True):
     member: MemberId
     jurisdiction: Jurisdiction
@@ -99,6 +113,7 @@ class _File(Settings, frozen=True, kw_only=True):
     log: Log = Log()
     escalation: Escalation = Escalation()
     webhook: Hook = Hook()
+    taxii: Taxii = Taxii()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +134,7 @@ class Config:
     log: Log = field(default_factory=Log)
     escalation: Escalation = field(default_factory=Escalation)
     webhook: Hook = field(default_factory=Hook)
+    taxii: Taxii = field(default_factory=Taxii)
     store: str | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -142,6 +158,7 @@ def load_config(path: Path) -> Config:
         log=file.log,
         escalation=file.escalation,
         webhook=file.webhook,
+        taxii=file.taxii,
         store=file.store,
         tls_cert=file.nats.tls_cert,
         tls_key=file.nats.tls_key,

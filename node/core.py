@@ -6,7 +6,7 @@ Guarantees: what a method returns is on disk; a method that raises changed nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -28,6 +28,7 @@ from node.signing import Desk
 from node.store import Reads, Store, Tx, instant, microseconds
 from node.trust import Trust, in_order
 from protocol import limits
+from protocol.access import TLPS
 from protocol.envelope import Rand
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.governance import sign_record
@@ -226,8 +227,15 @@ class NodeCore:
             Transient: the disk is full; nothing was taken.
         """
         now = self._now()
-        with self.store.write() as tx:
-            filed = Round(tx, self._desk, self.book, self.trust.registry, now).file(postings)
+        turn: Round | None = None
+        try:
+            with self.store.write() as tx:
+                turn = Round(tx, self._desk, self.book, self.trust.registry, now)
+                filed = turn.file(postings)
+        except Transient:
+            if turn is not None:
+                turn.undone()
+            raise
         for number, reports in filed.to_send:
             self.outbox.add(number, now, now, reports)
         return filed.replies
@@ -395,8 +403,11 @@ class NodeCore:
 
     # --- the users' own words
 
-    def confirm(self, report_id: str, state: Word, revision: int | None = None) -> Said:
+    def confirm(self, report_id: str, state: Word, revision: int | None = None, tlps: Collection[str] = TLPS) -> Said:
         """Tell a report's origin that somebody here read it, acts on it, or has closed it. Saying it twice is once.
+
+        Args:
+            tlps: how a report must be marked.
 
         Raises:
             ProtocolError: UNKNOWN_REPORT.
@@ -404,7 +415,8 @@ class NodeCore:
         now = self._now()
         number: int | None = None
         with self.store.write() as tx:
-            rows = [row for row in tx.inbox_by("report_id", [report_id]) if revision in (None, row.revision)]
+            found = tx.inbox_by("report_id", [report_id])
+            rows = [row for row in found if row.tlp in tlps and revision in (None, row.revision)]
             if not rows:
                 raise ProtocolError(Reason.UNKNOWN_REPORT, "$", "no such report, or revision of it, was received")
             row = max(rows, key=lambda found: found.revision)
@@ -481,3 +493,4 @@ class NodeCore:
         """Drop what is only kept for a while."""
         with self.store.write() as tx:
             tx.forget_answers(microseconds(self._now() - IDEMPOTENCY_KEPT))
+            tx.forget_status(microseconds(self._now() - IDEMPOTENCY_KEPT))

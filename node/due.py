@@ -5,29 +5,17 @@ Guarantees: each looks at what is due or open and at nothing else, by an index.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Collection, Mapping
+from typing import Any
 
-from sqlalchemy import Connection, Row, Table, bindparam, delete, func, or_, select
+from sqlalchemy import Row, Table, bindparam, delete, func, or_, select
 
+from node.doorrows import DoorRows, any_of
 from node.tables import alarms, escalations, inbox, own_reports, posts
 
-_MOST: Final = 500
-"""Values in one IN list: below what any database takes."""
 
-
-def any_of(column: Any, values: Collection[Any]) -> Iterator[Any]:
-    """Conditions that together say `column in values`."""
-    listed = list(values)
-    for start in range(0, len(listed), _MOST):
-        yield column.in_(listed[start : start + _MOST])
-
-
-class Due:
+class Due(DoorRows):
     """Queries; on a connection that shows one state of the database."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._db = connection
 
     def expired(self, at: int, limit: int) -> list[Row[Any]]:
         """`report_id` and `revision` of others' reports that are to be hidden by then, the longest overdue first."""

@@ -47,6 +47,7 @@ def hide_expired(tx: Tx, at: int, most: int = AT_ONCE) -> dict[str, list[str]]:
     tx.set(tables.inbox, "digest", [{"digest": row.digest, **NO_CONTENT, "expired_at": at} for row in found])
     tx.drop(tables.escalations, "digest", [row.digest for row in found])
     tx.erased |= any(row.held for row in found)
+    tx.take_down([row.digest for row in found], at)
     by_origin: dict[str, list[str]] = {}
     for row in sorted(found, key=lambda row: (row.report_id, row.revision)):
         by_origin.setdefault(row.origin, []).append(row.digest)
@@ -79,6 +80,7 @@ def hide_withdrawn(tx: Tx, fresh: Sequence[Arrival], at: int) -> dict[str, int]:
     erased = [row for row in here if row.presentation and row.revision < ended.get(row.report_id, 0)]
     tx.set(tables.inbox, "digest", [{"digest": row.digest, **NO_CONTENT} for row in erased])
     tx.erased |= bool(erased)
+    tx.take_down([row.digest for row in erased], at)
     for row in erased:
         ids = {"report_id": row.report_id, "revision": row.revision, "digest": row.digest}
         tx.event("report.withdrawn", {**ids, "origin": row.origin}, at)

@@ -13,13 +13,15 @@ from datetime import datetime
 from typing import Any
 
 from node import tables
-from node.answers import Accepted, Answer, Result, answer_many, answer_one
+from node.answers import Accepted, Answer, Held, Result, answer_many, answer_one
 from node.identity import Fresh, Known, Shelf, decide
 from node.intake import Draft, Item, Posting
 from node.posts import post_row
+from node.review import Holding, over_quota
 from node.signing import ENVELOPE_CONTENT, Desk, Sealed, Sheet
 from node.store import Reads, Tx, microseconds
 from protocol import limits
+from protocol.access import Client
 from protocol.errors import ProtocolError
 from protocol.policy import PolicyBook
 from protocol.reasons import Reason
@@ -62,20 +64,22 @@ class Round:
         self._now = now
         self._at = microseconds(now)
         self._shelf = Shelf()
+        self._holding = Holding(tx, self._at)
         self._pending: list[Sheet] = []
         self._size = 0
         self._sealed: list[Sealed] = []
 
     def file(self, postings: Sequence[Posting]) -> Filed:
         """Take in the batch."""
+        self._holding.stock(postings)
         self._shelf = stock(self._tx, [item for posting in postings for item in posting.items])
-        placed: list[list[_Placed | ProtocolError] | Reply | int] = []
+        placed: list[list[_Placed | Held | ProtocolError] | Reply | int] = []
         by_key: dict[tuple[str, str], int] = {}
         for index, posting in enumerate(postings):
-            earlier = self._earlier(posting, postings, by_key) if posting.key else None
-            placed.append([self._place(item) for item in posting.items] if earlier is None else earlier)
+            earlier = self._earlier(posting, postings, by_key) if posting.key else self._undecided(posting)
+            placed.append([self._place(item, posting.client) for item in posting.items] if earlier is None else earlier)
             if posting.key and earlier is None:
-                by_key[posting.client, posting.key] = index
+                by_key[posting.client.name, posting.key] = index
         self._sign()
         replies: list[Reply] = []
         for posting, found in zip(postings, placed, strict=True):
@@ -85,6 +89,7 @@ class Round:
                 replies.append(_reply(posting, found))
             else:
                 replies.append(found)
+        self._holding.write(postings, replies)
         to_send = self._write()
         self._remember(postings, by_key, replies)
         return Filed(replies, to_send)
@@ -93,8 +98,8 @@ class Round:
         self, posting: Posting, postings: Sequence[Posting], by_key: dict[tuple[str, str], int]
     ) -> Reply | int | None:
         """What this idempotency key got before: on disk, or by the index of the posting in this batch."""
-        index = by_key.get((posting.client, posting.key))
-        row = self._tx.answer(posting.client, posting.key) if index is None else None
+        index = by_key.get((posting.client.name, posting.key))
+        row = self._tx.answer(posting.client.name, posting.key) if index is None else None
         if index is None and row is None:
             return None
         body_hash = row.body_hash if row else postings[index or 0].body_hash
@@ -104,28 +109,42 @@ class Round:
             )
         return Answer(row.status, row.response, replayed=True) if row else index
 
-    def _place(self, item: Item) -> _Placed | ProtocolError:
+    def undone(self) -> None:
+        """Nothing of the batch was committed."""
+        self._holding.give_back()
+
+    def _undecided(self, posting: Posting) -> ProtocolError | None:
+        """Why a release comes too late."""
+        return self._holding.decided(posting.release.number) if posting.release else None
+
+    def _place(self, item: Item, client: Client) -> _Placed | Held | ProtocolError:
         if not isinstance(item, Draft):
             return item
+        if client.held:
+            return self._holding.hold(item, client)
         try:
-            found = decide(item, self._shelf)
+            found = decide(item, self._shelf, client)
             if isinstance(found, Fresh) and found.previous is not None and not found.previous.digest:
                 # The header names the previous revision's digest, which exists once that is signed.
                 self._sign()
-                found = decide(item, self._shelf)
+                found = decide(item, self._shelf, client)
         except ProtocolError as exc:
             return exc
         if isinstance(found, Known):
             return _Placed(found, replayed=True)
         if item.update is not None and found.previous is not None:
             item = item.update
+        if not self._holding.spend(client):
+            return over_quota()
         full = len(self._pending) >= limits.REPORTS_PER_SUBMISSION or self._size + len(item.content) > ENVELOPE_CONTENT
         if self._pending and full:
             self._sign()
         try:
             sheet = self._desk.write(item, found, self._book, self._registry, self._now)
         except ProtocolError as exc:
+            self._holding.unspend(client)
             return exc
+        sheet.known.client = client.name
         self._shelf.add(sheet.known)
         self._pending.append(sheet)
         self._size += len(item.content)
@@ -174,6 +193,8 @@ class Round:
             "filed_at": self._at,
             "state": state,
             "kept": known.kept,
+            "tlp": known.tlp,
+            "client": known.client,
             "filing": sheet.draft.content,
             "held_back": sheet.held_back,
             "disclosures": "~".join(
@@ -195,7 +216,7 @@ class Round:
         made: dict[str, dict[str, Any]] = {}
         for posting, reply in zip(postings, replies, strict=True):
             if posting.many and isinstance(reply, Answer) and reply.status == 202 and reply.results:
-                made_of = post_row(posting.client, reply.body, reply.results, self._at)
+                made_of = post_row(posting.client.name, reply.body, reply.results, self._at)
                 made.setdefault(made_of["id"], made_of)
         there = {row.id for row in self._tx.posts(list(made))}
         self._tx.add(tables.posts, [row for name, row in made.items() if name not in there])
@@ -219,10 +240,11 @@ def stock(reads: Reads, items: Sequence[Item]) -> Shelf:
 
 
 def _known(row: Any) -> Known:
-    return Known(row.report_id, row.revision, row.incident_id, row.content_hash, row.kept, row.digest)
+    known = (row.report_id, row.revision, row.incident_id, row.content_hash, row.kept)
+    return Known(*known, tlp=row.tlp, digest=row.digest)
 
 
-def _reply(posting: Posting, placed: Sequence[_Placed | ProtocolError]) -> Reply:
+def _reply(posting: Posting, placed: Sequence[_Placed | Held | ProtocolError]) -> Reply:
     if posting.places:
         found = [_result(item, place.at) for item, place in zip(placed, posting.places, strict=True)]
         return answer_many(found, posting.places)
@@ -230,10 +252,12 @@ def _reply(posting: Posting, placed: Sequence[_Placed | ProtocolError]) -> Reply
     if posting.many:
         return answer_many(results)
     result = results[0]
-    return answer_one(result) if isinstance(result, Accepted) else result
+    return result if isinstance(result, ProtocolError) else answer_one(result)
 
 
-def _result(item: _Placed | ProtocolError, at: str) -> Result:
+def _result(item: _Placed | Held | ProtocolError, at: str) -> Result:
+    if isinstance(item, Held):
+        return item
     error = item if isinstance(item, ProtocolError) else item.known.error
     if error is None and isinstance(item, _Placed):
         return Accepted(item.known, item.replayed)

@@ -19,8 +19,7 @@ import msgspec
 
 from node.formats.foreign import Defaults, Foreign
 from node.formats.registry import Format, reader
-from node.ids import content_hash, content_of
-from node.intake import Draft, Item, Place, read_item, split_body
+from node.intake import Item, Place, read_item, split_body, updating
 from protocol import limits
 from protocol.errors import ProtocolError
 from protocol.parse import convert
@@ -147,13 +146,7 @@ def _drafted(filing: Mapping[str, Any], item: Foreign, reading: Reading) -> Item
     found = read_item(data, at="$", jurisdictions=reading.jurisdictions, now=reading.now)
     if isinstance(found, ProtocolError):
         return ProtocolError(found.reason, item.at, f"{found.detail} (read as {found.path} of the report)")
-    if not item.source_id:
-        return found
-    later = found.filing
-    if later.phase == "initial":
-        later = msgspec.structs.replace(later, phase="intermediate")
-    content = content_of(later)
-    return replace(found, update=Draft(later, content, content_hash(content)))
+    return updating(found) if item.source_id else found
 
 
 def defaults_of(query: Mapping[str, str]) -> Defaults:

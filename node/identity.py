@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from msgspec import UNSET
 
 from node.intake import Draft
+from protocol.access import ANYBODY, Client, allows
 from protocol.errors import ProtocolError
 from protocol.reasons import Reason
 
@@ -26,6 +27,9 @@ class Known:
     incident_id: str
     content_hash: str
     kept: bool = False
+    tlp: str = ""
+    client: str = ""
+    """Who filed it; set for a new one."""
     digest: str = ""
     """Empty until it is signed."""
     error: ProtocolError | None = None
@@ -65,8 +69,11 @@ class Fresh:
     """Whether any earlier revision was sent to anybody."""
 
 
-def decide(draft: Draft, shelf: Shelf) -> Known | Fresh:
+def decide(draft: Draft, shelf: Shelf, client: Client = ANYBODY) -> Known | Fresh:
     """Find out what a filing is: `Known` if it is there already.
+
+    Args:
+        client: who files; a report that it must not read, it must not change either, nor learn of.
 
     Raises:
         ProtocolError: it contradicts what is there; the detail says what to send instead.
@@ -83,9 +90,9 @@ def decide(draft: Draft, shelf: Shelf) -> Known | Fresh:
         revisions = shelf.by_report.get(report_id, [])
         if not revisions and report_id in shelf.foreign_reports:
             raise ProtocolError(Reason.REPORT_ID_TAKEN, "$.report_id", "another member's report has this id")
+        if not all(allows(client, known.tlp) for known in revisions):
+            raise ProtocolError(Reason.REPORT_ID_TAKEN, "$.report_id", "another report has this id")
     same = _same(draft, revisions)
-    if same is None and draft.update is not None:
-        same = _same(draft.update, revisions)
     if same is not None:
         _check_incident(incident, same)
         return same
@@ -116,7 +123,7 @@ def _same(draft: Draft, revisions: list[Known]) -> Known | None:
                 "$.revision",
                 f"revision {stated} exists with other content: the next one is {revisions[-1].revision + 1}",
             )
-    return None
+    return _same(draft.update, revisions) if draft.update is not None else None
 
 
 def _next_revision(draft: Draft, previous: Known | None) -> int:

@@ -8,15 +8,17 @@ Refuses drill traffic: drills run on nodes of their own. Pure: the clock's readi
 from __future__ import annotations
 
 from collections.abc import Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from node import admission
 from node.ids import content_hash, content_of
 from protocol import limits
+from protocol.access import ANYBODY, Client
 from protocol.errors import ProtocolError
 from protocol.parse import decode
 from protocol.reasons import Reason
@@ -50,17 +52,62 @@ Item = Draft | ProtocolError
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """A person's word that a filing of the review queue may go on."""
+
+    number: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Posting:
-    """One POST: its items in order, and who asked under which idempotency key."""
+    """One POST: its items in order, and who asked under which idempotency key.
+
+    Holds only what its client may file, marked as that client's, by construction.
+    """
 
     items: tuple[Item, ...]
     many: bool
     """An array or NDJSON, answered with a list; else a single object."""
-    client: str = ""
+    client: Client = ANYBODY
     key: str = ""
     body_hash: str = ""
     places: tuple[Place, ...] = ()
     """Of each item, if they were read from a document of another format."""
+    release: Release | None = None
+    """Its only item was held until now."""
+
+    def __post_init__(self) -> None:
+        items = tuple(
+            _admit(item, self.client, f"$[{index}]" if self.many else "$") for index, item in enumerate(self.items)
+        )
+        object.__setattr__(self, "items", items)
+
+
+def _admit(item: Item, client: Client, at: str) -> Item:
+    if not isinstance(item, Draft):
+        return item
+    try:
+        admission.check(item.filing, client, at)
+    except ProtocolError as exc:
+        return exc
+    filing = admission.mark(item.filing, client)
+    if filing is item.filing:
+        return item
+    content = content_of(filing)
+    if len(content) > limits.REPORT:
+        return ProtocolError(Reason.TOO_LARGE, at, f"a report has at most {limits.REPORT} bytes as JSON")
+    marked = Draft(filing, content, content_hash(content))
+    return marked if item.update is None else updating(marked)
+
+
+def updating(draft: Draft) -> Draft:
+    """The same, to be filed as the next revision if its report is there already with other content."""
+    later = draft.filing
+    if later.phase == "initial":
+        later = msgspec.structs.replace(later, phase="intermediate")
+    content = content_of(later)
+    return replace(draft, update=Draft(later, content, content_hash(content)))
 
 
 def split_body(body: bytes, *, ndjson: bool) -> tuple[list[bytes], bool]:

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 from msgspec import Meta, Struct
 
-from node.answers import Accepted, Answer
+from node.answers import Answer, state_of
 from node.core import NodeCore
 from node.filing import Reply
 from node.intake import Posting
@@ -249,12 +249,12 @@ class Committer:
         counts: Counter[tuple[str, str]] = Counter()
         for reply in replies:
             for result in reply.results if isinstance(reply, Answer) else (reply,):
-                if not isinstance(result, Accepted):
+                if isinstance(result, ProtocolError):
                     counts["refused", result.reason.value] += 1
                 elif result.replayed:
                     counts["replayed", ""] += 1
                 else:
-                    counts["kept" if result.known.kept else "queued", ""] += 1
+                    counts[state_of(result), ""] += 1
         for (outcome, reason), number in counts.items():
             self._metrics.filed.labels(outcome, reason).inc(number)
         said = {f"{outcome}:{reason}" if reason else outcome: number for (outcome, reason), number in counts.items()}

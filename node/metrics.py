@@ -50,6 +50,7 @@ class Metrics:
         alarms: Callable[[], Mapping[str, int]] = dict,
         overdue: Callable[[], Mapping[Any, int]] = dict,
         key_ends: Callable[[], Mapping[Any, int]] = dict,
+        held: Callable[[], int] = int,
     ) -> None:
         self.registry = CollectorRegistry()
         self.filed = Counter(
@@ -122,6 +123,7 @@ class Metrics:
             ("outbox_reports", "Reports without a receipt", lambda: float(outbox.weight)),
             ("outbox_oldest_seconds", "Age of the oldest submission without a receipt", lambda: age(outbox)),
             ("confirmations_unsent", "Confirmations that the broker has not noted", lambda: float(len(words))),
+            ("review_held", "Filings that wait for a person to release them", lambda: float(held())),
             ("link_up", "1 while the bus is connected", lambda: float(link())),
         ):
             Gauge(f"kentongan_node_{name}", text, registry=self.registry).set_function(read)

@@ -12,12 +12,15 @@ from typing import Any, Final
 
 import msgspec
 
-from node.answers import Accepted, Result
+from node.answers import Accepted, Held, Result
 from node.store import Reads
 from node.views import iso
+from protocol.access import ANYBODY, Client
 from protocol.keys import b64
 
 _items: Final = msgspec.json.Decoder(list[Any])
+_REVIEWED: Final = {"held": "pending", "released": "success"}
+"""Of an entry of the review queue; what became of its report since stands under that report's address."""
 _SUCCESS: Final = frozenset({"accepted", "duplicate", "kept"})
 """States in which nothing is left to be done; `duplicate` and `kept` are told apart in the items."""
 
@@ -29,18 +32,22 @@ def post_id(client: str, answer: bytes) -> str:
 
 def post_row(client: str, answer: bytes, results: Sequence[Result], at: int) -> dict[str, Any]:
     """What is kept of it: digests and reasons."""
-    items = [
-        result.known.digest
-        if isinstance(result, Accepted)
-        else {"reason": result.reason.value, "path": result.path, "detail": result.detail}
-        for result in results
-    ]
-    return {"id": post_id(client, answer), "at": at, "items": msgspec.json.encode(items)}
+    items = [_item(result) for result in results]
+    return {"id": post_id(client, answer), "client": client, "at": at, "items": msgspec.json.encode(items)}
 
 
-def post_view(reads: Reads, name: str) -> dict[str, Any] | None:
-    """How far each item is; None if no POST has this name, or it is over thirty days old."""
-    rows = reads.posts([name])
+def _item(result: Result) -> str | int | dict[str, Any]:
+    """A digest; the number of an entry of the review queue; or why it was refused."""
+    if isinstance(result, Accepted):
+        return result.known.digest
+    if isinstance(result, Held):
+        return result.number
+    return {"reason": result.reason.value, "path": result.path, "detail": result.detail}
+
+
+def post_view(reads: Reads, name: str, client: Client = ANYBODY) -> dict[str, Any] | None:
+    """How far each item is; None if no POST of this client has this name, or it is over thirty days old."""
+    rows = [row for row in reads.posts([name]) if client is ANYBODY or client.name == row.client]
     if not rows:
         return None
     items = _items.decode(rows[0].items)
@@ -53,6 +60,10 @@ def post_view(reads: Reads, name: str) -> dict[str, Any] | None:
             ids = {"report_id": row.report_id, "revision": row.revision, "digest": item}
             kind = "success" if row.state in _SUCCESS else "pending" if row.state == "queued" else "failure"
             shown.append({"index": index, "outcome": kind, "state": row.state, **ids})
+        elif isinstance(item, int):
+            entry = reads.review_row(item)
+            kind = _REVIEWED.get(entry.state, "failure") if entry else "failure"
+            shown.append({"index": index, "outcome": kind, "state": entry.state if entry else "gone", "review": item})
         else:
             kind = "failure"
             shown.append({"index": index, "outcome": kind, "state": "refused", **item})

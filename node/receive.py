@@ -377,6 +377,7 @@ class Clerk:
                         "incident_id": item.incident_id,
                         "origin": origin,
                         "jurisdiction": item.jurisdiction,
+                        "tlp": item.tlp,
                         "received_at": self._at,
                         "broker_received_at": microseconds(item.received_at),
                         **content_of(item, ended, expired, self._at),

@@ -12,6 +12,8 @@ import msgspec
 
 from node.formats.foreign import Shown
 from node.store import Reads, instant
+from node.views import may_see
+from protocol.access import ANYBODY, Client
 from protocol.envelope import header_in
 from protocol.policy import Withheld
 
@@ -19,9 +21,10 @@ _any: Final = msgspec.json.Decoder(dict[str, Any])
 _withheld: Final = msgspec.json.Decoder(list[Withheld])
 
 
-def own_shown(reads: Reads, report_id: str) -> list[Shown]:
-    """The newest revision of an own report; empty if there is none."""
-    rows = sorted(reads.own_by("report_id", [report_id]), key=lambda row: row.revision)
+def own_shown(reads: Reads, report_id: str, client: Client = ANYBODY) -> list[Shown]:
+    """The newest revision of an own report that a client may read; empty if there is none."""
+    rows = [row for row in reads.own_by("report_id", [report_id]) if may_see(client, row, own=True)]
+    rows.sort(key=lambda row: row.revision)
     return [
         Shown(
             header=msgspec.to_builtins(header_in(row.disclosures.partition("~")[0])),

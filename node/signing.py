@@ -155,7 +155,7 @@ class Desk:
         else:
             answer = self._ask(facts_of(header), book, registry, now)
             kept = not answer.gate.exact & HEADER
-        known = Known(report_id, fresh.revision, incident_id, draft.content_hash, kept)
+        known = Known(report_id, fresh.revision, incident_id, draft.content_hash, kept, header.marking.tlp)
         sheet = Sheet(known, draft, Report(header=header, body=filing.body), answer)
         if header.marking.tlp == "RED" and filing.phase != "withdrawn" and not kept:
             sheet.seal_to = self._seal_to(facts_of(header), book, registry, now)

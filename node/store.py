@@ -1,4 +1,4 @@
-"""What a node holds on disk; with `due.py`, the only file of the node that speaks SQL.
+"""What a node holds on disk; with `due.py` and `taxiistore.py`, the only file of the node that speaks SQL.
 
 Guarantees: `write` is one transaction, on disk when it returns (SQLite WAL, synchronous=FULL; or PostgreSQL by URL) or
 not there at all; events get gapless-by-order numbers and are announced only after the commit, in their order. Refuses:
@@ -38,8 +38,8 @@ from sqlalchemy import (
     update,
 )
 
+from node.doorrows import any_of as _in
 from node.due import Due, Over
-from node.due import any_of as _in
 from node.tables import (
     alarms,
     checkpoints,
@@ -57,10 +57,14 @@ from node.tables import (
     policies,
     posts,
     refused,
+    review,
     statements,
     submissions,
+    taxii_objects,
 )
+from node.taxiistore import TaxiiReads, TaxiiWrites
 from protocol import database
+from protocol.access import TLPS
 from protocol.errors import ConfigError, Transient
 
 SCHEMA: Final = 2
@@ -79,6 +83,7 @@ _NUMBERED: Final = (
     (confirmations_out, "id"),
     (events, "seq"),
     (alarms, "id"),
+    (review, "id"),
 )
 
 
@@ -102,7 +107,7 @@ class Event:
     at: int
 
 
-class Reads(Due):
+class Reads(Due, TaxiiReads):
     """Queries; on a connection that shows one state of the database."""
 
     def _by(self, table: Table, column: str, values: Collection[Any]) -> list[Row[Any]]:
@@ -114,7 +119,7 @@ class Reads(Due):
 
     def identities(self, column: str, values: Collection[Any]) -> list[Row[Any]]:
         """Own revisions by any indexed column, without their content, in the order of filing."""
-        chosen = ("digest", "report_id", "revision", "incident_id", "content_hash", "kept", "submission")
+        chosen = ("digest", "report_id", "revision", "incident_id", "content_hash", "kept", "submission", "tlp")
         query = select(*(own_reports.c[name] for name in chosen)).order_by(own_reports.c.seq)
         return [
             row for condition in _in(own_reports.c[column], values) for row in self._db.execute(query.where(condition))
@@ -204,11 +209,14 @@ class Reads(Due):
         query = select(func.count()).select_from(statements).where(statements.c.kind == kind)
         return int(self._db.execute(query).scalar_one())
 
-    def own_page(self, after: int, limit: int) -> list[Row[Any]]:
-        """Own revisions in the order of filing, without their content."""
+    def own_page(
+        self, after: int, limit: int, tlps: Collection[str] = TLPS, client: str | None = None
+    ) -> list[Row[Any]]:
+        """Own revisions with these markings, of all clients or one, in the order of filing, without their content."""
         chosen = [column for column in own_reports.c if column.name not in _CONTENT]
-        query = select(*chosen).where(own_reports.c.seq > after).order_by(own_reports.c.seq).limit(limit)
-        return list(self._db.execute(query))
+        query = select(*chosen).where(own_reports.c.seq > after, own_reports.c.tlp.in_(tlps))
+        query = query if client is None else query.where(own_reports.c.client == client)
+        return list(self._db.execute(query.order_by(own_reports.c.seq).limit(limit)))
 
     def confirmed_by(self, reports: Collection[str]) -> list[Row[Any]]:
         """Confirmations of own reports, by the reports' digests."""
@@ -218,9 +226,9 @@ class Reads(Due):
         """Others' reports by any indexed column."""
         return self._by(inbox, column, values)
 
-    def inbox_page(self, after: int, limit: int) -> list[Row[Any]]:
-        """Others' reports in the order of arrival."""
-        query = select(inbox).where(inbox.c.seq > after).order_by(inbox.c.seq).limit(limit)
+    def inbox_page(self, after: int, limit: int, tlps: Collection[str] = TLPS) -> list[Row[Any]]:
+        """Others' reports with these markings in the order of arrival."""
+        query = select(inbox).where(inbox.c.seq > after, inbox.c.tlp.in_(tlps)).order_by(inbox.c.seq).limit(limit)
         return list(self._db.execute(query))
 
     def refused_by(self, column: str, values: Collection[Any]) -> list[Row[Any]]:
@@ -265,7 +273,7 @@ class Reads(Due):
         return [Event(*row) for row in self._db.execute(query.order_by(events.c.seq).limit(limit))]
 
 
-class Tx(Reads, Over):
+class Tx(Reads, Over, TaxiiWrites):
     """Writes within one transaction."""
 
     def __init__(self, connection: Connection, last: dict[str, int]) -> None:
@@ -421,7 +429,7 @@ class Store:
             Transient: the database is away.
         """
         if self._engine.dialect.name != "sqlite":
-            database.vacuum(self._engine, inbox, submissions)
+            database.vacuum(self._engine, inbox, submissions, taxii_objects)
             self.unscrubbed = False
             return True
         # Not through a transaction, in which there is no checkpoint; and the writer must not wait long for readers.

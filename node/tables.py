@@ -11,12 +11,17 @@ statements         verified statements of others (deliveries, confirmations, lin
 links              pairs of reports that are about the same thing
 idempotency        answers by idempotency key
 posts              what a POST of several reports came to: digests and reasons
+tokens             who may ask over HTTP, by the hash of the token, and what they may do
+review             filings that wait until a person releases them, and what became of those before
 leaves             what must be in the broker's log: own receipts, others' deliveries; with the proof once it is there
 checkpoints        of the broker's log, as this node verified them: each continues the one before it
 governance         records of the region's trustees, from the founding one on, as the broker listed them
 events             the feed
 alarms             what should never happen and did, until a person clears it
 escalations        reports that nobody has read yet: here, or at the members to which an own report went
+taxii_objects      STIX objects of others' reports, for TAXII clients: `added_at` is their number, in whole milliseconds
+taxii_listed       in which collections the objects of a report stand, under which marking
+taxii_status       what became of what TAXII clients have posted
 """
 
 from __future__ import annotations
@@ -64,11 +69,14 @@ own_reports = Table(
     Column("filed_at", BigInteger, nullable=False),
     Column("state", String(16), nullable=False),
     Column("kept", Boolean, nullable=False),
+    Column("tlp", String(12), nullable=False),
+    Column("client", String(64), nullable=False),
     Column("filing", LargeBinary, nullable=False),
     Column("disclosures", Text, nullable=False),
     Column("held_back", LargeBinary),
     Column("outcome", LargeBinary),
     Index("own_reports_by_id", "report_id", "revision", unique=True),
+    Index("own_reports_by_client", "client", "filed_at"),
 )
 policies = Table(
     "policies",
@@ -100,6 +108,7 @@ inbox = Table(
     Column("incident_id", String(36), nullable=False, index=True),
     Column("origin", String(31), nullable=False),
     Column("jurisdiction", String(31), nullable=False),
+    Column("tlp", String(12), nullable=False),
     Column("received_at", BigInteger, nullable=False),
     Column("broker_received_at", BigInteger, nullable=False),
     Column("presentation", Text, nullable=False),
@@ -175,8 +184,42 @@ posts = Table(
     "posts",
     metadata,
     Column("id", String(22), primary_key=True),
+    Column("client", String(64), nullable=False),
     Column("at", BigInteger, nullable=False, index=True),
     Column("items", LargeBinary, nullable=False),
+)
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("sha256", LargeBinary(32), nullable=False, unique=True),
+    Column("old_sha256", LargeBinary(32)),
+    Column("old_until", BigInteger),
+    Column("terms", LargeBinary, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", String(64), nullable=False),
+    Column("rotated_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Column("used_at", BigInteger),
+)
+review = Table(
+    "review",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=False),
+    Column("client", String(64), nullable=False),
+    Column("item_hash", String(43), nullable=False),
+    Column("filing", LargeBinary, nullable=False),
+    Column("tlp", String(12), nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("held_at", BigInteger, nullable=False),
+    Column("decided_at", BigInteger),
+    Column("decided_by", String(64)),
+    Column("why", Text),
+    Column("report_id", String(36)),
+    Column("revision", Integer),
+    Column("updates", Boolean, nullable=False),
+    Index("review_once", "client", "item_hash", unique=True),
+    Index("review_by_state", "state", "id"),
 )
 leaves = Table(
     "leaves",
@@ -249,4 +292,36 @@ escalations = Table(
     Column("told_at", BigInteger),
     Index("escalations_by_id", "report_id", "revision"),
     Index("escalations_due", "told_at", "severity", "since"),
+)
+taxii_objects = Table(
+    "taxii_objects",
+    metadata,
+    Column("added_at", _Id, primary_key=True, autoincrement=False),
+    Column("source", BigInteger, nullable=False),
+    Column("object_id", String(128), nullable=False),
+    Column("type", String(64), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("spec_version", String(8), nullable=False),
+    Column("ended", Boolean, nullable=False),
+    Column("object", LargeBinary, nullable=False),
+    Index("taxii_objects_by_source", "source", "added_at"),
+    Index("taxii_objects_by_id", "object_id", "version", "added_at"),
+)
+taxii_listed = Table(
+    "taxii_listed",
+    metadata,
+    Column("source", BigInteger, nullable=False),
+    Column("topic", String(64), nullable=False),
+    Column("tlp", Integer, nullable=False),
+    Column("last", BigInteger, nullable=False),
+    PrimaryKeyConstraint("source", "topic", "tlp"),
+    Index("taxii_listed_by_topic", "topic", "last", "tlp", unique=True),
+)
+taxii_status = Table(
+    "taxii_status",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("client", String(64), nullable=False),
+    Column("at", BigInteger, nullable=False, index=True),
+    Column("objects", LargeBinary, nullable=False),
 )

@@ -11,6 +11,7 @@ import msgspec
 from node.expiry import still_held_by
 from node.store import Reads, instant
 from node.witness import witnesses_of
+from protocol.access import ANYBODY, Client, allows
 from protocol.errors import ProtocolError
 from protocol.jws import split_jws
 from protocol.keys import b64
@@ -76,21 +77,28 @@ def _outcome_of(row: Any) -> dict[str, Any]:
     return shown
 
 
-def own_report(reads: Reads, report_id: str, now: datetime) -> dict[str, Any] | None:
+def may_see(client: Client, row: Any, *, own: bool) -> bool:
+    """Whether a client may read a revision: by its marking, and without the scope `read` only what it filed itself."""
+    return allows(client, row.tlp) and ("read" in client.scopes or (own and row.client == client.name))
+
+
+def own_report(reads: Reads, report_id: str, now: datetime, client: Client = ANYBODY) -> dict[str, Any] | None:
     """All revisions of an own report: what was filed, what became of it, who has it, who does not and why.
 
     Args:
         now: by which a report has expired or not.
+        client: who asks; sees what it may.
     """
-    rows = reads.own_by("report_id", [report_id])
+    every = reads.own_by("report_id", [report_id])
+    rows = [row for row in every if may_see(client, row, own=True)]
     if not rows:
         return None
     envelopes = {row.id: row for row in reads.submissions_by("id", {row.submission for row in rows})}
     leaves = {row.name: row for row in reads.leaves_by("name", {row.digest for row in envelopes.values()})}
     words: dict[str, dict[str, list[Any]]] = {}
-    for word in reads.confirmed_by([row.digest for row in rows]):
+    for word in reads.confirmed_by([row.digest for row in every]):
         words.setdefault(word.report, {}).setdefault(word.member, []).append(word)
-    held = {row.digest: still_held_by(row, rows, words, now) for row in rows}
+    held = {row.digest: still_held_by(row, every, words, now) for row in rows}
     revisions = [
         {
             **own_line(row),
@@ -108,7 +116,7 @@ def own_report(reads: Reads, report_id: str, now: datetime) -> dict[str, Any] | 
         "incident_id": rows[0].incident_id,
         "state": revisions[-1]["state"],
         "revisions": revisions,
-        "links": links_of(reads, report_id),
+        "links": links_of(reads, report_id, client),
     }
 
 
@@ -174,11 +182,12 @@ def _inbox_leaves(reads: Reads, rows: Sequence[Any]) -> dict[str, Any]:
     return {row.digest: leaves.get(numbers[row.digest]) for row in rows if row.digest in numbers}
 
 
-def proof_text(reads: Reads, report_id: str, revision: int | None, *, own: bool) -> str:
+def proof_text(reads: Reads, report_id: str, revision: int | None, *, own: bool, client: Client = ANYBODY) -> str:
     """The tlog-proof of a revision, the newest if none is named.
 
     Args:
         own: whether it is a report of this member, or of another.
+        client: who asks.
 
     Raises:
         ProtocolError: UNKNOWN_REPORT; NOT_WITNESSED while it waits; LEAF_MISSING, the log does not hold it.
@@ -186,7 +195,7 @@ def proof_text(reads: Reads, report_id: str, revision: int | None, *, own: bool)
     rows = [
         row
         for row in (reads.own_by if own else reads.inbox_by)("report_id", [report_id])
-        if revision in (None, row.revision)
+        if revision in (None, row.revision) and may_see(client, row, own=own)
     ]
     if not rows:
         raise ProtocolError(Reason.UNKNOWN_REPORT, "$", "no such report, or revision of it")
@@ -242,10 +251,11 @@ def inbox_line(row: Any) -> dict[str, Any]:
     }
 
 
-def inbox_report(reads: Reads, report_id: str) -> dict[str, Any] | None:
-    """All revisions of another member's report, with the origin's signed bytes."""
-    rows = reads.inbox_by("report_id", [report_id])
-    refused = reads.refused_by("report_id", [report_id])
+def inbox_report(reads: Reads, report_id: str, client: Client = ANYBODY) -> dict[str, Any] | None:
+    """All revisions of another member's report that a client may read, with the origin's signed bytes."""
+    rows = [row for row in reads.inbox_by("report_id", [report_id]) if may_see(client, row, own=False)]
+    # How a report is marked that was not taken is not known here.
+    refused = [] if client.limited else reads.refused_by("report_id", [report_id])
     if not rows and not refused:
         return None
     leaves = _inbox_leaves(reads, rows)
@@ -256,7 +266,7 @@ def inbox_report(reads: Reads, report_id: str) -> dict[str, Any] | None:
             for row in sorted(rows, key=lambda row: row.revision)
         ],
         "refused": [refused_line(row) for row in refused],
-        "links": links_of(reads, report_id),
+        "links": links_of(reads, report_id, client),
     }
 
 
@@ -271,12 +281,19 @@ def refused_line(row: Any) -> dict[str, Any]:
     }
 
 
-def links_of(reads: Reads, report_id: str) -> list[dict[str, Any]]:
-    """What other reports speak of the same thing, seen from one of the two."""
+def links_of(reads: Reads, report_id: str, client: Client = ANYBODY) -> list[dict[str, Any]]:
+    """What other reports speak of the same thing, seen from one of the two; for who may read others', or not all."""
+    if "read" not in client.scopes:
+        return []
     shown = []
-    for row in reads.links_of(report_id):
+    rows = reads.links_of(report_id)
+    named = {name for row in rows for name in (row.a_report, row.b_report)} if client.limited else set()
+    marked = reads.markings("report_id", named)
+    for row in rows:
         link = _link.decode(row.link)
         other = link.b if row.a_report == report_id else link.a
+        if client.limited and not marks_allow(client, marked.get(other.report_id[:36])):
+            continue
         shown.append(
             {
                 "report_id": other.report_id,
@@ -288,6 +305,11 @@ def links_of(reads: Reads, report_id: str) -> list[dict[str, Any]]:
             }
         )
     return shown
+
+
+def marks_allow(client: Client, marked: Iterable[str] | None) -> bool:
+    """Whether a client may hear of a report, by the markings of its revisions; not of one that is not here."""
+    return bool(marked) and all(allows(client, tlp) for tlp in marked or ())
 
 
 def page(lines: Iterable[dict[str, Any]], name: str, after: int) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Guarantees:
   * every refusal is an RFC 9457 problem document with a reason code, unknown paths and wrong methods included; whoever
     has no token learns of no path but the open ones.
-  * tokens are known by their hashes only, and a given one is compared with all of them, each in constant time.
+  * tokens are known by their hashes only; who has one that does not hold any more learns no more than a stranger.
+  * a request whose client lacks the scope that its address needs is refused, and told which one that is.
   * a passing fault is a 503 with `Retry-After`; a bug is a 500 without a word of it, told to who ends the process.
   * a listener says after which event it goes on, so that it skips and repeats none; one that does not read is cut off,
     and may come back.
@@ -14,25 +15,28 @@ Refuses to listen where somebody else does, with a `ConfigError`.
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import base64
 import hmac
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from http import HTTPStatus
-from typing import Any, Final
+from ssl import SSLContext
+from typing import Any, Final, Protocol
 
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from protocol.access import SCOPES, Client, demand, hash_of, is_mistyped
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.process import Token
 from protocol.reasons import Reason
+from protocol.tls import Certificate, certificate_of
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
-CLIENT: Final = web.RequestKey("client", str)
-"""Under which a request holds the name of its token."""
+CLIENT: Final = web.RequestKey("client", Client)
+"""Under which a request holds who asks."""
 OPEN: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 """Paths that need no token: those of the operators' tools."""
 RETRY_AFTER: Final = "5"
@@ -48,12 +52,36 @@ _LAST_NUMBER: Final = 2**62
 _STATUS: Final = {
     400: (Reason.NOT_JSON, Reason.EMPTY),
     401: (Reason.TOKEN_MISSING, Reason.TOKEN_INVALID),
-    403: (Reason.NOT_ALLOWED, Reason.MEMBER_SUSPENDED),
-    404: (Reason.UNKNOWN_PATH, Reason.UNKNOWN_REPORT, Reason.NOT_WITNESSED, Reason.LEAF_MISSING),
+    403: (
+        Reason.SCOPE_MISSING,
+        Reason.TLP_NOT_ALLOWED,
+        Reason.SECTOR_NOT_ALLOWED,
+        Reason.PURPOSE_NOT_ALLOWED,
+        Reason.OWN_FILING,
+        Reason.NOT_ALLOWED,
+        Reason.MEMBER_SUSPENDED,
+    ),
+    404: (
+        Reason.UNKNOWN_PATH,
+        Reason.UNKNOWN_REPORT,
+        Reason.UNKNOWN_TOKEN,
+        Reason.UNKNOWN_REVIEW,
+        Reason.NOT_WITNESSED,
+        Reason.LEAF_MISSING,
+    ),
     405: (Reason.WRONG_METHOD,),
-    409: (Reason.REVISION_CONFLICT, Reason.REVISION_GAP, Reason.REPORT_ID_TAKEN, Reason.INCIDENT_ID_TAKEN),
+    406: (Reason.NOT_ACCEPTABLE,),
+    409: (
+        Reason.REVISION_CONFLICT,
+        Reason.REVISION_GAP,
+        Reason.REPORT_ID_TAKEN,
+        Reason.INCIDENT_ID_TAKEN,
+        Reason.TOKEN_EXISTS,
+        Reason.ALREADY_DECIDED,
+    ),
     413: (Reason.TOO_LARGE, Reason.TOO_MANY),
     415: (Reason.UNSUPPORTED_MEDIA,),
+    429: (Reason.QUOTA_EXCEEDED,),
     503: (Reason.BACKLOG_FULL, Reason.NOT_READY),
 }
 _STATUS_OF: Final = {reason: status for status, reasons in _STATUS.items() for reason in reasons}
@@ -72,13 +100,16 @@ def answer(document: Any, status: int = 200, headers: Mapping[str, str] | None =
     return web.Response(status=status, body=msgspec.json.encode(document), content_type=JSON, headers=headers)
 
 
-def problem(reason: Reason, detail: str, path: str = "$", *, instance: str = "") -> web.Response:
+def problem(
+    reason: Reason, detail: str, path: str = "$", *, instance: str = "", more: Mapping[str, str] | None = None
+) -> web.Response:
     """A refusal as an RFC 9457 problem document.
 
     Args:
         detail: says what to do.
         path: JSON path of the fault in what was sent.
         instance: the address that was asked for.
+        more: headers.
     """
     status = status_of(reason)
     document: dict[str, Any] = {
@@ -96,7 +127,7 @@ def problem(reason: Reason, detail: str, path: str = "$", *, instance: str = "")
         headers["WWW-Authenticate"] = 'Bearer realm="kentongan"'
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = RETRY_AFTER
-    return _problem(status, document, headers)
+    return _problem(status, document, {**headers, **(more or {})})
 
 
 def _problem(status: int, document: dict[str, Any], headers: dict[str, str]) -> web.Response:
@@ -106,45 +137,101 @@ def _problem(status: int, document: dict[str, Any], headers: dict[str, str]) -> 
 # --- who and what is let in -------------------------------------------------------------------------------------
 
 
-class Tokens:
-    """All bearer tokens of a door."""
+class Bearers(Protocol):
+    """Knows who may enter."""
 
-    def __init__(self, tokens: Iterable[Token]) -> None:
-        self._tokens = [(token.name, bytes.fromhex(token.sha256)) for token in tokens]
-
-    def check(self, authorization: str | None) -> str:
-        """The name of the token in an Authorization header.
+    def check(self, authorization: str | None, certificate: Certificate | None = None) -> Client:
+        """Who asks, by the Authorization header or else by the certificate of the connection.
 
         Raises:
-            ProtocolError: TOKEN_MISSING or TOKEN_INVALID.
+            ProtocolError: TOKEN_MISSING or TOKEN_INVALID; a stranger is not told more.
         """
-        if not authorization:
-            raise ProtocolError(Reason.TOKEN_MISSING, "$", "send the header Authorization: Bearer <token>")
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token.strip() or len(token) > _LONGEST_TOKEN:
-            raise ProtocolError(Reason.TOKEN_INVALID, "$", "the header is not Authorization: Bearer <token>")
-        given = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
-        found = ""
-        for name, expected in self._tokens:
+
+
+def bearer_of(authorization: str | None) -> str:
+    """The token in an Authorization header; ProtocolError(TOKEN_MISSING or TOKEN_INVALID) if there is none."""
+    if not authorization:
+        raise ProtocolError(Reason.TOKEN_MISSING, "$", "send the header Authorization: Bearer <token>")
+    scheme, _, token = authorization.partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token or len(token) > _LONGEST_TOKEN:
+        raise ProtocolError(Reason.TOKEN_INVALID, "$", "the header is not Authorization: Bearer <token>")
+    if is_mistyped(token):
+        raise ProtocolError(Reason.TOKEN_INVALID, "$", "this token is mistyped or cut off: its checksum is wrong")
+    return token
+
+
+def unknown_token() -> ProtocolError:
+    """What a stranger is told, also one with a token that was good once."""
+    return ProtocolError(Reason.TOKEN_INVALID, "$", "this token is not known here")
+
+
+class Tokens:
+    """The bearer tokens of a settings file, each with all scopes."""
+
+    def __init__(self, tokens: Iterable[Token]) -> None:
+        self._tokens = [(Client(token.name), bytes.fromhex(token.sha256), token.certificate) for token in tokens]
+
+    def check(self, authorization: str | None, certificate: Certificate | None = None) -> Client:
+        """See `Bearers`."""
+        if not authorization and certificate is not None:
+            for client, _, named in self._tokens:
+                if named and certificate.is_named(named):
+                    return client
+        given = hash_of(bearer_of(authorization))
+        found: Client | None = None
+        for client, expected, _ in self._tokens:
             # All of them are compared, so that the time taken tells nothing.
             if hmac.compare_digest(given, expected):
-                found = name
-        if not found:
-            raise ProtocolError(Reason.TOKEN_INVALID, "$", "this token is not known here")
+                found = client
+        if found is None:
+            raise unknown_token()
         return found
 
 
+def basic_of(authorization: str | None) -> tuple[str | None, str | None]:
+    """Of HTTP Basic, where the user is the token's name and the password the token: the user, and the same as Bearer.
+
+    Another header is left as it is, without a user. ProtocolError if it cannot be read.
+    """
+    scheme, _, packed = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        return None, authorization
+    try:
+        user, there, token = base64.b64decode(packed.strip(), validate=True).decode("utf-8").partition(":")
+    except ValueError as exc:
+        raise ProtocolError(Reason.TOKEN_INVALID, "$", "the header is not Authorization: Basic <base64>") from exc
+    return (user, f"Bearer {token}") if there else (user, "Bearer")
+
+
+def _never(_path: str) -> bool:
+    return False
+
+
+Needs = Callable[[web.Request], Iterable[str]]
+"""Tells the scopes of which one is needed for a request whose address is right."""
+
+
+def _anything(_: web.Request) -> Iterable[str]:
+    return SCOPES
+
+
 def guard(
-    tokens: Tokens,
+    tokens: Bearers,
     *,
     on_bug: Callable[[BaseException], None],
     on_wait: Callable[[Transient], None] = lambda _: None,
     is_open: Callable[[str], bool] = OPEN.__contains__,
+    needs: Needs = _anything,
+    takes_basic: Callable[[str], bool] = _never,
 ) -> Middleware:
     """What surrounds every request: access, and problem documents.
 
     Args:
         is_open: tells which paths need no token.
+        needs: tells which scopes the others need.
+        takes_basic: tells at which paths a token may also come by HTTP Basic: where clients are programs, not browsers,
+            which send it again by themselves.
         on_bug: hears of what no handler expected; ends the process.
         on_wait: hears of passing faults.
     """
@@ -152,9 +239,17 @@ def guard(
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if not is_open(request.path):
-                request[CLIENT] = tokens.check(request.headers.get("Authorization"))
+            entered = not is_open(request.path)
+            if entered:
+                user, given = None, request.headers.get("Authorization")
+                if takes_basic(request.path):
+                    user, given = basic_of(given)
+                request[CLIENT] = tokens.check(given, certificate_of(request.transport))
+                if user not in (None, request[CLIENT].name):
+                    raise unknown_token()
             _check_address(request)
+            if entered:
+                demand(request[CLIENT], needs(request))
             return await handler(request)
         except ProtocolError as exc:
             return problem(exc.reason, exc.detail, exc.path, instance=request.path)
@@ -188,17 +283,20 @@ def number_of(text: str, name: str, most: int) -> int:
 # --- listening --------------------------------------------------------------------------------------------------
 
 
-async def listen(app: web.Application, host: str, port: int, *, shutdown: float = 5.0) -> web.AppRunner:
+async def listen(
+    app: web.Application, host: str, port: int, *, shutdown: float = 5.0, tls: SSLContext | None = None
+) -> web.AppRunner:
     """Serve until the runner is cleaned up. ConfigError if the address cannot be had.
 
     Args:
         port: 0 for any that is free.
         shutdown: seconds that requests get to end.
+        tls: serve HTTPS with it.
     """
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=shutdown)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
     except OSError as exc:
         await runner.cleanup()
         raise ConfigError(f"cannot listen on {host}:{port} (see [http]): {exc.strerror or exc}") from exc
@@ -208,7 +306,8 @@ async def listen(app: web.Application, host: str, port: int, *, shutdown: float 
 def url_of(runner: web.AppRunner, host: str) -> str:
     """Where a runner listens."""
     shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{runner.addresses[0][1]}"
+    (scheme,) = {site.name.partition(":")[0] for site in runner.sites}
+    return f"{scheme}://{shown}:{runner.addresses[0][1]}"
 
 
 # --- server-sent events -----------------------------------------------------------------------------------------

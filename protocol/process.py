@@ -52,6 +52,8 @@ class Token(Section, frozen=True, kw_only=True):
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$(?!\n)")]
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
+    certificate: Annotated[str, Meta(max_length=512)] = ""
+    """Of a client that comes with one: its SHA-256 in hex, or its subject. See `protocol/tls.py`."""
 
 
 class Settings(Section, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ class Reason(Enum):
     OUT_OF_RANGE = "out-of-range"
     INVALID_VALUE = "invalid-value"
     UNSUPPORTED_MEDIA = "unsupported-media-type"
+    NOT_ACCEPTABLE = "not-acceptable"
     UNKNOWN_PATH = "unknown-path"
     WRONG_METHOD = "wrong-method"
     # meaning
@@ -44,6 +45,16 @@ class Reason(Enum):
     # who
     TOKEN_MISSING = "token-missing"  # noqa: S105 - a reason code, not a secret
     TOKEN_INVALID = "token-invalid"  # noqa: S105 - a reason code, not a secret
+    SCOPE_MISSING = "scope-missing"
+    TLP_NOT_ALLOWED = "tlp-not-allowed"
+    SECTOR_NOT_ALLOWED = "sector-not-allowed"
+    PURPOSE_NOT_ALLOWED = "purpose-not-allowed"
+    QUOTA_EXCEEDED = "quota-exceeded"
+    UNKNOWN_TOKEN = "unknown-token"  # noqa: S105 - a reason code, not a secret
+    TOKEN_EXISTS = "token-exists"  # noqa: S105 - a reason code, not a secret
+    OWN_FILING = "own-filing"
+    UNKNOWN_REVIEW = "unknown-review"
+    ALREADY_DECIDED = "already-decided"
     NOT_ALLOWED = "not-allowed"
     UNKNOWN_MEMBER = "unknown-member"
     MEMBER_SUSPENDED = "member-suspended"

@@ -31,7 +31,7 @@ from protocol.report import COARSE_UNITS, HEADER_UNIT, UNIT_NAMES, UNITS, unit_o
 from protocol.subjects import Kind
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in DOCUMENTS}
 PROTOCOL = TEXTS["docs/protocol.md"]
 OPERATE = TEXTS["docs/operate.md"]
@@ -286,7 +286,7 @@ def test_the_addresses_are_those_of_the_doors() -> None:
         return {f"{method.upper()} {address}" for method, address in re.findall(r'web\.(get|post)\("([^"]+)"', source)}
 
     named = {plain(row[0]) for row in rows(PROTOCOL, "| method and path | answer |")}
-    assert named == routes("node/api/server.py")
+    assert named == routes("node/api/server.py") | routes("node/api/taxii.py")
     http = section(PROTOCOL, "10. HTTP")
     assert routes("broker/api.py") <= set(re.findall(r"`(GET [^`]+)`", http))
 

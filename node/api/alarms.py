@@ -15,8 +15,10 @@ from node.core import NodeCore
 from node.loops import Writer
 from node.store import Reads
 from node.views import iso
-from protocol.door import JSON, answer, number_of
+from protocol.door import CLIENT, JSON, answer, number_of
+from protocol.errors import ProtocolError
 from protocol.parse import decode
+from protocol.reasons import Reason
 
 _LAST: Final = 2**62
 
@@ -37,6 +39,8 @@ class Alarms:
 
     async def list(self, request: web.Request) -> web.Response:
         """Open alarms in the order in which they opened; with `cleared=1` all that there were."""
+        if request[CLIENT].limited:
+            raise ProtocolError(Reason.TLP_NOT_ALLOWED, "$", "alarms name reports of every marking: ask with TLP:RED")
         after, limit = cursor_of(request)
         cleared = bool(number_of(request.query.get("cleared", "0"), "cleared", 1))
 

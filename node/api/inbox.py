@@ -18,8 +18,9 @@ from node.formats.registry import format_out
 from node.loops import State, Writer
 from node.showing import inbox_shown
 from node.store import Reads
-from node.views import inbox_line, inbox_report, iso, page
-from protocol.door import HEARTBEAT, JSON, STILL_HERE, answer, position, stream
+from node.views import inbox_line, inbox_report, iso, may_see, page
+from protocol.access import Client, readable
+from protocol.door import CLIENT, HEARTBEAT, JSON, STILL_HERE, answer, position, stream
 from protocol.errors import ProtocolError
 from protocol.parse import decode
 from protocol.reasons import Reason
@@ -44,11 +45,12 @@ class Inbox:
     async def list(self, request: web.Request) -> web.Response:
         """Others' reports in the order of arrival; with `?format=`, in that format."""
         after, limit = cursor_of(request)
+        client = request[CLIENT]
         if format_ := format_out(request.query.get("format", "")):
             headers: dict[str, str] = {}
 
             def find(reads: Reads) -> list[Shown]:
-                rows = reads.inbox_page(after, limit)
+                rows = reads.inbox_page(after, limit, readable(client))
                 following = rows[-1].seq if rows else after
                 headers["Link"] = f'</v1/inbox?format={format_.name}&after={following}&limit={limit}>; rel="next"'
                 return [shown for row in rows if (shown := inbox_shown(row))]
@@ -57,7 +59,8 @@ class Inbox:
 
         def read() -> bytes:
             with self._core.store.read() as reads:
-                return msgspec.json.encode(page(map(inbox_line, reads.inbox_page(after, limit)), "reports", after))
+                rows = reads.inbox_page(after, limit, readable(client))
+                return msgspec.json.encode(page(map(inbox_line, rows), "reports", after))
 
         return web.Response(body=await asyncio.to_thread(read), content_type=JSON)
 
@@ -67,7 +70,9 @@ class Inbox:
         if format_ := format_out(request.query.get("format", "")):
 
             def newest(reads: Reads) -> list[Shown]:
-                rows = sorted(reads.inbox_by("report_id", [report_id]), key=lambda row: row.revision)
+                every = reads.inbox_by("report_id", [report_id])
+                allowed = [row for row in every if may_see(request[CLIENT], row, own=False)]
+                rows = sorted(allowed, key=lambda row: row.revision)
                 if not (found := [shown for row in rows[-1:] if (shown := inbox_shown(row))]) and rows:
                     raise ProtocolError(Reason.EXPIRED, "$", "its content is erased here")
                 return found
@@ -76,7 +81,7 @@ class Inbox:
 
         def read() -> bytes | None:
             with self._core.store.read() as reads:
-                found = inbox_report(reads, report_id)
+                found = inbox_report(reads, report_id, request[CLIENT])
             return msgspec.json.encode(found) if found else None
 
         body = await asyncio.to_thread(read)
@@ -92,7 +97,8 @@ class Inbox:
         """Tell a report's origin: read, acting, closed."""
         report_id = report_id_of(request)
         word = decode(_word, await read_limited(request))
-        said = await self._writer.run(self._core.confirm, report_id, word.state, word.revision or None)
+        tlps = readable(request[CLIENT])
+        said = await self._writer.run(self._core.confirm, report_id, word.state, word.revision or None, tlps)
         self._state.said.ring()
         document = {
             "report_id": said.report_id,
@@ -113,12 +119,16 @@ class Listening:
 
     async def listen(self, request: web.Request) -> web.StreamResponse:
         """Every event after the one that the listener names; without one, those from now on."""
-        return await stream(request, self._frames(position(request, self._feed.last)))
+        return await stream(request, self._frames(position(request, self._feed.last), request[CLIENT]))
 
-    async def _frames(self, seq: int) -> AsyncGenerator[bytes, None]:
+    async def _frames(self, seq: int, client: Client) -> AsyncGenerator[bytes, None]:
         while not self._feed.closed:
-            frames, seq = await self._feed.after(seq)
-            if not frames and not await self._feed.wait(seq, HEARTBEAT):
+            before = seq
+            frames, seq = await (self._feed.seen_by(client, seq) if client.limited else self._feed.after(seq))
+            if seq == before and not await self._feed.wait(seq, HEARTBEAT):
                 frames = STILL_HERE
+            if not client.alive():
+                # Asked last of all: nothing is shown to a token that was revoked meanwhile.
+                return
             if frames:
                 yield frames

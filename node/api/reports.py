@@ -25,7 +25,8 @@ from node.showing import own_shown
 from node.store import Reads
 from node.views import own_line, own_report, page, proof_text
 from protocol import limits
-from protocol.door import CLIENT, JSON, number_of
+from protocol.access import readable
+from protocol.door import CLIENT, JSON, number_of, problem, unknown_token
 from protocol.errors import ProtocolError
 from protocol.keys import b64
 from protocol.parts import MEDIA_TYPE
@@ -60,6 +61,7 @@ class Reports:
         body = await read_limited(request)
         jurisdictions = self._core.trust.registry.jurisdictions
         ndjson = request.content_type == NDJSON
+        client = request[CLIENT]
 
         def judge() -> Posting:
             # Another format, or other words about all of it, make another request of the same bytes.
@@ -67,18 +69,23 @@ class Reports:
             body_hash = b64(hashlib.sha256(how.encode() + body).digest()) if key else ""
             if format_ is None:
                 items, many = read_body(body, ndjson=ndjson, jurisdictions=jurisdictions, now=self._now())
-                return Posting(items, many, request[CLIENT], key, body_hash)
+                return Posting(items, many, client, key, body_hash)
             reading = Reading(format_, media_type_of(request), self._core.member, defaults, jurisdictions, self._now())
             read, places = read_foreign(body, reading, ndjson=ndjson)
-            return Posting(read, True, request[CLIENT], key, body_hash, places)
+            return Posting(read, True, client, key, body_hash, places)
 
         posting = await asyncio.to_thread(judge) if len(body) > _OFF_LOOP else judge()
+        if not client.alive():
+            # Revoked while it sent its body.
+            raise unknown_token()
         reply = await self._committer.submit(posting)
+        headers = client.quota.headers() if client.quota else {}
         if isinstance(reply, ProtocolError):
-            raise reply
-        headers = {"Idempotent-Replayed": "true"} if reply.replayed else {}
+            return problem(reply.reason, reply.detail, reply.path, instance=request.path, more=headers)
+        if reply.replayed:
+            headers["Idempotent-Replayed"] = "true"
         if posting.many and reply.status == 202:
-            headers["Location"] = f"/v1/submissions/{post_id(posting.client, reply.body)}"
+            headers["Location"] = f"/v1/submissions/{post_id(client.name, reply.body)}"
         return web.Response(body=reply.body, status=reply.status, content_type=JSON, headers=headers)
 
     async def submission(self, request: web.Request) -> web.Response:
@@ -86,7 +93,7 @@ class Reports:
 
         def read() -> bytes | None:
             with self._core.store.read() as reads:
-                found = post_view(reads, request.match_info["id"])
+                found = post_view(reads, request.match_info["id"], request[CLIENT])
             return msgspec.json.encode(found) if found else None
 
         body = await asyncio.to_thread(read)
@@ -98,11 +105,11 @@ class Reports:
         """All about one report of this member; with `?format=`, its newest revision in that format."""
         report_id = report_id_of(request)
         if format_ := format_out(request.query.get("format", "")):
-            return await shown_as(self._core, format_, lambda reads: own_shown(reads, report_id))
+            return await shown_as(self._core, format_, lambda reads: own_shown(reads, report_id, request[CLIENT]))
 
         def read() -> bytes | None:
             with self._core.store.read() as reads:
-                found = own_report(reads, report_id, self._now())
+                found = own_report(reads, report_id, self._now(), request[CLIENT])
             return msgspec.json.encode(found) if found else None
 
         body = await asyncio.to_thread(read)
@@ -117,10 +124,13 @@ class Reports:
     async def list(self, request: web.Request) -> web.Response:
         """This member's reports, revision by revision, in the order of filing."""
         after, limit = cursor_of(request)
+        client = request[CLIENT]
+        only = None if "read" in client.scopes else client.name
 
         def read() -> bytes:
             with self._core.store.read() as reads:
-                return msgspec.json.encode(page(map(own_line, reads.own_page(after, limit)), "reports", after))
+                rows = reads.own_page(after, limit, readable(client), only)
+                return msgspec.json.encode(page(map(own_line, rows), "reports", after))
 
         return web.Response(body=await asyncio.to_thread(read), content_type=JSON)
 
@@ -132,7 +142,7 @@ async def proof_of(core: NodeCore, request: web.Request, *, own: bool) -> web.Re
 
     def read() -> str:
         with core.store.read() as reads:
-            return proof_text(reads, report_id, revision, own=own)
+            return proof_text(reads, report_id, revision, own=own, client=request[CLIENT])
 
     text = await asyncio.to_thread(read)
     return web.Response(text=text, content_type="text/plain", charset="utf-8")

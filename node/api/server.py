@@ -1,7 +1,7 @@
 """Routes, the operator's pages, and the counting of requests.
 
-Guarantees: every request goes through the door's guard (`protocol/door.py`), which lets in and refuses; every answer is
-counted by its status.
+Guarantees: every request goes through the door's guard (`protocol/door.py`), which lets in and refuses; every address
+has the scope that it needs in `scopes.py`; every answer is counted by its status.
 """
 
 from __future__ import annotations
@@ -18,12 +18,17 @@ from node.api.alarms import Alarms
 from node.api.inbox import Inbox, Listening
 from node.api.policy import Explaining
 from node.api.reports import Reports
+from node.api.review import Review
+from node.api.scopes import needed, undeclared
+from node.api.taxii import Taxii, in_its_form, is_below
+from node.api.tokens import TokensApi
 from node.core import NodeCore
 from node.loops import State, Writer
 from node.metrics import Metrics
+from node.review import held
 from node.views import iso, log_view
 from protocol import limits
-from protocol.door import Tokens, answer, guard
+from protocol.door import RETRY_AFTER, Bearers, answer, guard
 
 
 class Operations:
@@ -70,7 +75,7 @@ class Operations:
             "alarms_open": sum(alarms.values()),
             "keys_end": {kind: iso(at) for kind, at in (await asyncio.to_thread(self._key_ends)).items()},
         }
-        return answer(document, 200 if ready else 503)
+        return answer(document, 200) if ready else answer(document, 503, {"Retry-After": RETRY_AFTER})
 
     async def backlog(self, _request: web.Request) -> web.Response:
         """What waits for the broker's word."""
@@ -85,6 +90,7 @@ class Operations:
             "reports": outbox.weight,
             "oldest_seconds": (self._now() - oldest).total_seconds() if oldest else None,
             "confirmations": len(words),
+            "held": held(self._core.store),
         }
 
     async def log(self, _request: web.Request) -> web.Response:
@@ -103,19 +109,23 @@ class Operations:
 
 def make_app(
     *,
-    tokens: Tokens,
+    access: Bearers,
     reports: Reports,
     inbox: Inbox,
     listening: Listening,
     explaining: Explaining,
     alarms: Alarms,
+    review: Review,
+    tokens: TokensApi,
     operations: Operations,
     metrics: Metrics,
     on_bug: Callable[[BaseException], None],
+    taxii: Taxii | None = None,
 ) -> web.Application:
     """Put the application together.
 
     Args:
+        taxii: what is under `/taxii2/`, if anything is.
         on_bug: hears of what no handler expected; ends the process.
     """
 
@@ -125,7 +135,9 @@ def make_app(
         metrics.requests.labels(str(response.status)).inc()
         return response
 
-    app = web.Application(middlewares=[count, guard(tokens, on_bug=on_bug)], client_max_size=limits.HTTP_BODY)
+    guarded = guard(access, on_bug=on_bug, needs=needed, takes_basic=is_below)
+    app = web.Application(middlewares=[count, in_its_form, guarded], client_max_size=limits.HTTP_BODY)
+    app.add_routes(taxii.routes() if taxii else [])
     app.add_routes(
         [
             web.post("/v1/reports", reports.post),
@@ -141,6 +153,14 @@ def make_app(
             web.post("/v1/policy/explain", explaining.explain),
             web.get("/v1/alarms", alarms.list),
             web.post("/v1/alarms/{id}/clear", alarms.clear),
+            web.get("/v1/review", review.list),
+            web.get("/v1/review/{id}", review.get),
+            web.post("/v1/review/{id}/release", review.release),
+            web.post("/v1/review/{id}/refuse", review.refuse),
+            web.get("/v1/tokens", tokens.list),
+            web.post("/v1/tokens", tokens.create),
+            web.post("/v1/tokens/{name}/rotate", tokens.rotate),
+            web.post("/v1/tokens/{name}/revoke", tokens.revoke),
             web.get("/v1/backlog", operations.backlog),
             web.get("/v1/log", operations.log),
             web.get("/healthz", operations.health),
@@ -148,4 +168,6 @@ def make_app(
             web.get("/metrics", operations.metrics),
         ]
     )
+    if missing := undeclared(app):
+        raise AssertionError(f"addresses without a scope in node/api/scopes.py: {sorted(missing)}")
     return app

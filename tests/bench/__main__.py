@@ -1,4 +1,4 @@
-"""Runs the benchmarks: `python -m tests.bench [a] [b] [c] [d] [g] [l] [p] [s] [--reports N]`. Prints, never judges."""
+"""Runs the benchmarks: `python -m tests.bench [a] [b] [c] [d] [g] [l] [p] [s] [t] [--reports N]`. Never judges."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from protocol.bus import NatsBus
 from protocol.invitation import load_invitation
 from protocol.keys import SigningKey
 from tests import postgresql
-from tests.bench import limits, log, policy, sealing
+from tests.bench import limits, log, policy, sealing, taxii
 from tests.bench.load import filing, submissions
 from tests.bench.region import Place, cpu_seconds, memory_mb
 
@@ -196,6 +196,13 @@ def bench_g(reports: int) -> None:
             asyncio.run(bench_a(reports, 64, server.create(), brokers))
 
 
+async def bench_t() -> None:
+    """TAXII pages, and events to many listeners."""
+    async with region("m0", "m1") as place:
+        for name, figure in await taxii.measure(place):
+            show(f"(t) {name}", figure)
+
+
 def _percentiles(seconds: list[float]) -> str:
     return f"{median(seconds) * 1000:.1f} / {quantiles(seconds, n=100)[98] * 1000:.1f} ms"
 
@@ -232,7 +239,7 @@ async def bench_d(reports: int) -> None:
 def main() -> None:
     """Run what was asked for, or everything."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["a", "b", "c", "d", "l", "p", "s"])
+    parser.add_argument("parts", nargs="*", default=["a", "b", "c", "d", "l", "p", "s", "t"])
     parser.add_argument("--reports", type=int, default=100_000, help="for (d)")
     args = parser.parse_args()
     print(f"Machine: {limits.machine()}")
@@ -251,15 +258,12 @@ def main() -> None:
         asyncio.run(bench_d(args.reports))
     if "g" in args.parts:
         bench_g(12_800)
-    if "l" in args.parts or "log" in args.parts:
-        for name, figure in log.measure():
-            show(f"(l) {name}", figure)
-    if "p" in args.parts:
-        for name, figure in policy.measure():
-            show(f"(p) {name}", figure)
-    if "s" in args.parts:
-        for name, figure in sealing.measure():
-            show(f"(s) {name}", figure)
+    measured = {"l": log.measure, "log": log.measure, "p": policy.measure, "s": sealing.measure}
+    for part in (part for part in measured if part in args.parts):
+        for name, figure in measured[part]():
+            show(f"({part[0]}) {name}", figure)
+    if "t" in args.parts:
+        asyncio.run(bench_t())
 
 
 if __name__ == "__main__":

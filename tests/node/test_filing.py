@@ -18,6 +18,7 @@ from node.ids import uuid7
 from node.intake import Draft, Posting, read_body, read_item
 from node.views import own_report
 from protocol import limits
+from protocol.access import Client
 from protocol.envelope import SignedReport
 from protocol.errors import ConfigError, ProtocolError
 from protocol.reasons import Reason
@@ -32,7 +33,7 @@ def posting(*documents: Any, many: bool | None = None, key: str = "", ndjson: bo
     """A POST as the HTTP layer hands it over."""
     body = json.dumps(list(documents) if many or len(documents) > 1 else documents[0]).encode()
     items, is_many = read_body(body, ndjson=ndjson, jurisdictions=KNOWN, now=START)
-    return Posting(items, is_many, "soc", key, body_hash=str(hash(body)) if key else "")
+    return Posting(items, is_many, Client("soc"), key, body_hash=str(hash(body)) if key else "")
 
 
 def file(core: NodeCore, *documents: Any, **options: Any) -> Any:

@@ -62,7 +62,7 @@ async def served(handler: Handler) -> AsyncIterator[Served]:
 
 
 async def who(request: web.Request) -> web.StreamResponse:
-    return door.answer({"client": request.get(door.CLIENT)})
+    return door.answer({"client": request[door.CLIENT].name if door.CLIENT in request else None})
 
 
 def raising(exc: Exception) -> Handler:
@@ -86,7 +86,7 @@ def raising(exc: Exception) -> Handler:
 )
 def test_a_token_is_known_by_its_hash(given: str, name: str) -> None:
     """Whichever it is, and however the scheme is written."""
-    assert TOKENS.check(given) == name
+    assert TOKENS.check(given).name == name
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ async def test_a_bug_is_told_to_the_process_alone(exc: Exception) -> None:
 
 def test_every_reason_has_a_status() -> None:
     """A refusal is never a success, nor a fault of ours."""
-    assert {door.status_of(reason) for reason in Reason} == {400, 401, 403, 404, 405, 409, 413, 415, 422, 503}
+    assert {door.status_of(reason) for reason in Reason} == {400, 401, 403, 404, 405, 406, 409, 413, 415, 422, 429, 503}
     assert all(door.problem(reason, "").status == door.status_of(reason) for reason in Reason)
 
 

@@ -1,0 +1,79 @@
+"""Asking the node of this directory to do something, for commands: while it runs it alone writes to its store.
+
+Guarantees: HTTPS is believed only with the node's own certificate. What the node refuses is a `ConfigError` with its
+words; a node that does not answer is `Transient`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from node import app
+from node.config import Config
+from node.store import Store
+from protocol import process
+from protocol.errors import ConfigError, ProtocolError, Transient
+from protocol.tls import pinned_context
+
+T = TypeVar("T")
+ENVIRONMENT: Final = "KENTONGAN_TOKEN"
+_PATIENCE: Final = 30.0
+_FINE: Final = range(200, 300)
+
+
+def do(config: Config, offline: Callable[[Store], T], online: Callable[[], T]) -> T:
+    """Change the store if the node does not run, else ask the node.
+
+    Raises:
+        ConfigError: it is refused.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(process.alone(config.data))
+        except ConfigError:
+            return online()
+        store = stack.enter_context(closing(Store.open(config.data, config.store)))
+        try:
+            return offline(store)
+        except ProtocolError as exc:
+            raise ConfigError(f"{exc.detail} ({exc.reason.value} at {exc.path})") from exc
+
+
+def post(config: Config, path: str, document: Any, token: str) -> Any:
+    """Post a document to the running node; returns its answer.
+
+    Raises:
+        ConfigError: there is no token, or the node refuses.
+        Transient: the node does not answer.
+    """
+    if not token:
+        raise ConfigError(f"the node runs: give one of its tokens with --token or in {ENVIRONMENT}")
+    url = (config.data / app.URL_FILE).read_text(encoding="ascii").strip()
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    connection = _connection(config, url)
+    try:
+        connection.request("POST", path, msgspec.json.encode(document), headers)
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, HTTPException) as exc:
+        raise Transient(f"the node runs but does not answer at {url}: try again") from exc
+    finally:
+        connection.close()
+    if response.status not in _FINE:
+        detail = msgspec.json.decode(body).get("detail", "") if body else ""
+        raise ConfigError(f"the node at {url} refuses: {response.status} {detail}")
+    return msgspec.json.decode(body)
+
+
+def _connection(config: Config, url: str) -> HTTPConnection:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme == "https" and config.http.tls_cert is not None:
+        return HTTPSConnection(host, parts.port, timeout=_PATIENCE, context=pinned_context(config.http.tls_cert))
+    return HTTPConnection(host, parts.port, timeout=_PATIENCE)
