@@ -111,9 +111,8 @@ def test_node_and_broker_refuse_alike(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=f"{file} is missing: make it with `kentongan"):
             load_config(tmp_path / file)
         (tmp_path / file).write_text("surprise = 1\n")
-        with pytest.raises(
-        with pytest.raises(ConfigError, match=r"known keys: .*; \[\[token\]\] name, sha256, certificate; \[http\] host"):
-        ):
+        known = r"known keys: .*; \[\[token\]\] name, sha256, certificate; \[http\] host, port"
+        with pytest.raises(ConfigError, match=known):
             load_config(tmp_path / file)
 
 
