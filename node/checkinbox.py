@@ -158,6 +158,7 @@ def _check_columns(row: Any, report: SignedReport, issuer: str, scene: Scene) ->
             ("revision", row.revision, header.revision),
             ("incident_id", row.incident_id, str(header.incident_id)),
             ("origin", row.origin, issuer),
+            ("tlp", row.tlp, header.marking.tlp),
             ("jurisdiction", row.jurisdiction, header.origin.jurisdiction),
             ("origin", member.jurisdiction if member else "", header.origin.jurisdiction),
             ("withdrawn", row.withdrawn, header.phase == "withdrawn"),

@@ -189,6 +189,7 @@ def _open(row: Any, report: Any, jws: str, scene: Scene, signed: dict[str, Signe
         ("report_id", report.report_id, str(header.report_id)),
         ("revision", report.revision, header.revision),
         ("incident_id", report.incident_id, str(header.incident_id)),
+        ("tlp", report.tlp, header.marking.tlp),
         ("filed_at", report.filed_at, microseconds(header.issued_at)),
         ("content_hash", report.content_hash, content_hash(report.filing)),
         ("undisclosed", opened.undisclosed, 0),

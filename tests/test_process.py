@@ -92,7 +92,7 @@ def test_a_wrong_setting_says_what_to_write(tmp_path: Path, text: str, says: str
     assert "some.toml" in str(caught.value)
     assert says in str(caught.value)
     if "TOML" not in says:
-        assert "known keys: name, data; [[token]] name, sha256; [inner] file, number" in str(caught.value)
+        assert "known keys: name, data; [[token]] name, sha256, certificate; [inner] file, number" in str(caught.value)
 
 
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
@@ -111,7 +111,8 @@ def test_node_and_broker_refuse_alike(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=f"{file} is missing: make it with `kentongan"):
             load_config(tmp_path / file)
         (tmp_path / file).write_text("surprise = 1\n")
-        with pytest.raises(ConfigError, match=r"known keys: .*; \[\[token\]\] name, sha256; \[http\] host, port"):
+        known = r"known keys: .*; \[\[token\]\] name, sha256, certificate; \[http\] host, port"
+        with pytest.raises(ConfigError, match=known):
             load_config(tmp_path / file)
 
 

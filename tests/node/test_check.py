@@ -116,6 +116,10 @@ UPDATE own_reports SET revision = 9 WHERE seq = 1
 UPDATE own_reports SET incident_id = 'x' WHERE seq = 1
 -> own_reports differs
 
+# id: an own report's marking, which tokens are held to
+UPDATE own_reports SET tlp = 'CLEAR' WHERE seq = 1
+-> own_reports differs
+
 # id: an own report's time
 UPDATE own_reports SET filed_at = 1 WHERE seq = 1
 -> own_reports differs
@@ -192,6 +196,10 @@ UPDATE inbox SET presentation = letter(presentation, 200) WHERE seq = 1
 # jp: a presentation of another
 UPDATE inbox SET presentation = (SELECT presentation FROM inbox WHERE revision = 2), expires_at = NULL WHERE seq = 1
 -> inbox *
+
+# jp: a marking, which tokens are held to
+UPDATE inbox SET tlp = 'CLEAR' WHERE seq = 1
+-> inbox differs
 
 # jp: what is held is gone
 UPDATE inbox SET presentation = '', view = CAST('null' AS BLOB), withheld = CAST('[]' AS BLOB) WHERE seq = 1

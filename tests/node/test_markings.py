@@ -113,7 +113,7 @@ class World:
         ]
         if links:
             letter = st.Links(iss=st.BROKER, aud="id-cert", at=self.broker.clock(), links=links[:50])
-            self.node.bus.inbox.append(Msg(Kind.LINKS, json.dumps([self.broker.sign(letter)]).encode()))
+            self.node.bus.inbox.append(Msg(Kind.LINKS, self.broker.sign(letter).encode()))
         self.node.bus.inbox.append(Msg(Kind.DELIVERY, b"nonsense"))
         await self.node.bus.until(lambda: not self.node.bus.inbox and not self.node.bus.unacked)
 
@@ -164,6 +164,7 @@ async def test_nothing_above_the_limit_is_in_any_answer(node: Running, broker: B
         assert hidden == [], place
         assert all(tlp not in text for tlp in ('"AMBER', '"RED"')), place
     assert len(world.above) > 3
+    assert any('"strength"' in text for text in all_of_it.values())
     assert all(any(word in text for text in all_of_it.values()) for word in world.above)
     for word in world.below:
         assert any(word in text for place, text in shown.items() if place != "/v1/feed")

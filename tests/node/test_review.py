@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from node import review
+from node.answers import Answer
+from node.core import NodeCore
+from node.intake import Posting, Release, read_body
+from protocol.access import SCOPES, Client
+from protocol.errors import ProtocolError
+from protocol.reasons import Reason
 from protocol.subjects import Kind
 from tests.node.asking import ask, make
 from tests.node.conftest import Running, Start
-from tests.node.world import CANARY, TOKEN, Clock, MemoryBus, filing, new_id
+from tests.node.world import CANARY, START, TOKEN, Clock, MemoryBus, filing, new_id
 
 MACHINE = {"kind": "machine", "tool": "triage"}
 
@@ -184,3 +192,40 @@ async def test_no_log_line_holds_content(node: Running, capsys: pytest.CaptureFi
     out, err = capsys.readouterr()
     for word in (CANARY, "Title-", "Reason-7", token, ana):
         assert word not in out + err
+
+
+@pytest.mark.usefixtures("each_database")
+def test_who_filed_it_never_decides(core: NodeCore) -> None:
+    """Also if a token came to both scopes in a way that is not foreseen."""
+    core.file([_posting("A", Client("bot", held=True))])
+    with core.store.read() as reads:
+        for scopes in (SCOPES, {"release"}):
+            with pytest.raises(ProtocolError) as caught:
+                review.to_decide(reads, 1, Client("bot", scopes=frozenset(scopes)))
+            assert caught.value.reason is Reason.OWN_FILING
+        assert review.to_decide(reads, 1, Client("ana")).client == "bot"
+
+
+@pytest.mark.usefixtures("each_database")
+def test_two_who_release_at_once(core: NodeCore) -> None:
+    """In one batch, and after another: one of them did it, and what was refused is not filed."""
+    core.file([_posting("A", Client("bot", held=True)), _posting("B", Client("bot", held=True))])
+    both = [_posting("A", Client("bot"), release=Release(1, name)) for name in ("ana", "bob")]
+    first, second = core.file(both)
+    (third,) = core.file([_posting("A", Client("bot"), release=Release(1, "eve"))])
+    assert isinstance(first, Answer)
+    assert [reply.reason for reply in (second, third) if isinstance(reply, ProtocolError)] == [
+        Reason.ALREADY_DECIDED
+    ] * 2
+    with core.store.write() as tx:
+        review.refuse(tx, 2, Client("ana"), "no", 1)
+    (never,) = core.file([_posting("B", Client("bot"), release=Release(2, "bob"))])
+    assert isinstance(never, ProtocolError)
+    with core.store.read() as reads:
+        assert reads.review_row(1).decided_by == "ana"
+        assert len(reads.own_page(0, 10)) == 1
+
+
+def _posting(title: str, client: Client, **options: Any) -> Posting:
+    items, _ = read_body(json.dumps(filing(title)).encode(), ndjson=False, jurisdictions={"id"}, now=START)
+    return Posting(items, False, client, **options)

@@ -18,6 +18,7 @@ import pytest
 
 from node.access import Access
 from node.answers import Answer
+from node.api import scopes
 from node.api.scopes import undeclared
 from node.api.server import make_app
 from node.cli import main
@@ -92,8 +93,13 @@ async def test_every_scope_on_every_address(node: Running) -> None:
             assert all(needed in body["detail"] for needed in OPENED[address])
 
 
-async def test_an_address_without_a_scope_is_not_served(node: Running) -> None:
-    """Who adds one must say who may use it."""
+def test_an_address_without_a_scope_is_not_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who adds one must say who may use it, or the node does not start."""
+    routes()
+    with monkeypatch.context() as patched:
+        patched.setattr(scopes, "NEEDED", {key: value for key, value in scopes.NEEDED.items() if key[1] != "/v1/log"})
+        with pytest.raises(AssertionError, match="/v1/log"):
+            routes()
 
     async def nothing(_: aiohttp.web.Request) -> aiohttp.web.Response:
         raise AssertionError
@@ -390,11 +396,15 @@ async def test_no_request_reads_the_tokens(node: Running, monkeypatch: pytest.Mo
     assert reads == []
 
 
+@pytest.mark.usefixtures("each_database")
 async def test_one_name_in_both_places_is_refused(tmp_path: Path, clock: Clock) -> None:
     """`node.toml` must not bring a token back under a name that is somebody's."""
     core = make_core(tmp_path, clock)
     with core.store.write() as tx:
         create(tx, Wanted(name="soc", scopes=["read"]), by="me", taken=(), now=START, rand=bytes)
+    access = Access([], core.store, clock)
+    assert access.revoke("soc", "me")
+    assert not access.revoke("soc", "me")
     with pytest.raises(ConfigError, match="soc"):
         Access([Token(name="soc", sha256="0" * 64)], core.store, clock)
     core.store.close()

@@ -6,11 +6,14 @@ import asyncio
 import hashlib
 import hmac
 import socket
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -19,6 +22,8 @@ from protocol import door
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.process import Token
 from protocol.reasons import Reason
+from protocol.tls import server_context
+from tests.certificates import Authority
 
 HOST = "127.0.0.1"
 SECRET = "correct horse battery staple"
@@ -345,3 +350,27 @@ async def test_a_listener_that_does_not_read_is_cut_off(monkeypatch: pytest.Monk
         assert not (await asyncio.wait_for(reader.read(), 10)).endswith(b"0\r\n\r\n")
         writer.close()
         assert place.bugs == []
+
+
+async def test_a_certificate_stands_for_a_token_of_the_settings(tmp_path: Path) -> None:
+    """As at the broker: by HTTPS, with the certificate that a `[[token]]` names."""
+    site = Authority(tmp_path, "site")
+    cert, key, _ = site.issue("broker", server=True)
+    mine, mine_key, fingerprint = site.issue("coordinator")
+    named = msgspec.structs.replace(token("hub", "x"), certificate=fingerprint)
+    app = web.Application(middlewares=[door.guard(door.Tokens([named]), on_bug=print)])
+    app.add_routes([web.get("/v1/thing", who)])
+    runner = await door.listen(app, HOST, 0, tls=server_context(cert, key, site.file))
+    try:
+        url = door.url_of(runner, HOST) + "/v1/thing"
+        assert url.startswith("https://")
+        context = ssl.create_default_context(cafile=str(site.file))
+        connector = aiohttp.TCPConnector(ssl=context)
+        async with aiohttp.ClientSession(connector=connector) as http, http.get(url) as response:
+            assert response.status == 401
+        context.load_cert_chain(mine, mine_key)
+        connector = aiohttp.TCPConnector(ssl=context)
+        async with aiohttp.ClientSession(connector=connector) as http, http.get(url) as response:
+            assert await response.json() == {"client": "hub"}
+    finally:
+        await runner.cleanup()
