@@ -21,12 +21,14 @@ from protocol.parse import decode
 from protocol.reasons import Reason
 
 
-class _Word(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Spoken(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The own word about a report."""
+
     state: Word
     revision: Annotated[int, Meta(ge=1, le=100_000)] | UnsetType = UNSET
 
 
-_word: Final = msgspec.json.Decoder(_Word)
+_word: Final = msgspec.json.Decoder(Spoken)
 
 
 class Inbox:
@@ -93,6 +95,8 @@ class Listening:
         return await stream(request, self._frames(position(request, self._feed.last)))
 
     async def _frames(self, seq: int) -> AsyncGenerator[bytes, None]:
+        # An id without an event is where to go on, should the connection break before the first event.
+        yield b"id: %d\n\n" % seq
         while not self._feed.closed:
             frames, seq = await self._feed.after(seq)
             if not frames and not await self._feed.wait(seq, HEARTBEAT):

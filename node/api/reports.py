@@ -26,7 +26,7 @@ from protocol.reasons import Reason
 NDJSON: Final = "application/x-ndjson"
 _OFF_LOOP: Final = 64 << 10
 """Bytes from which a body is judged on another thread, so that it does not hold up the others."""
-_LONGEST_KEY: Final = 255
+LONGEST_KEY: Final = 255
 
 
 class Reports:
@@ -47,8 +47,8 @@ class Reports:
         if request.content_type not in (JSON, NDJSON):
             raise ProtocolError(Reason.UNSUPPORTED_MEDIA, "$", f"send {JSON} or {NDJSON}")
         key = request.headers.get("Idempotency-Key", "")
-        if len(key) > _LONGEST_KEY:
-            raise ProtocolError(Reason.OUT_OF_RANGE, "$", f"an Idempotency-Key has at most {_LONGEST_KEY} characters")
+        if len(key) > LONGEST_KEY:
+            raise ProtocolError(Reason.OUT_OF_RANGE, "$", f"an Idempotency-Key has at most {LONGEST_KEY} characters")
         self._core.check_backlog()
         body = await read_limited(request)
         jurisdictions = self._core.trust.registry.jurisdictions

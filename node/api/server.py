@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from node.api import docs
 from node.api.alarms import Alarms
 from node.api.inbox import Inbox, Listening
 from node.api.policy import Explaining
@@ -23,7 +24,7 @@ from node.loops import State, Writer
 from node.metrics import Metrics
 from node.views import iso, log_view
 from protocol import limits
-from protocol.door import Tokens, answer, guard
+from protocol.door import OPEN, Tokens, answer, guard
 
 
 class Operations:
@@ -117,7 +118,9 @@ def make_app(
         metrics.requests.labels(str(response.status)).inc()
         return response
 
-    app = web.Application(middlewares=[count, guard(tokens, on_bug=on_bug)], client_max_size=limits.HTTP_BODY)
+    entrance = guard(tokens, on_bug=on_bug, is_open=(OPEN | docs.OPEN).__contains__)
+    app = web.Application(middlewares=[count, entrance], client_max_size=limits.HTTP_BODY)
+    documentation = docs.Documentation()
     app.add_routes(
         [
             web.post("/v1/reports", reports.post),
@@ -137,6 +140,8 @@ def make_app(
             web.get("/healthz", operations.health),
             web.get("/readyz", operations.ready),
             web.get("/metrics", operations.metrics),
+            web.get("/openapi.json", documentation.openapi),
+            web.get("/docs", documentation.page),
         ]
     )
     return app
