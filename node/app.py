@@ -93,6 +93,8 @@ class Node:
         self._stop = asyncio.Event()
         self._bugs = process.Bugs()
         self.url = ""
+        self.app: web.Application | None = None
+        """What is served, once it is made."""
         self.started = asyncio.Event()
 
     def stop(self) -> None:
@@ -180,6 +182,7 @@ class Node:
 
     async def _serve(self, app: web.Application) -> web.AppRunner:
         http = self._config.http
+        self.app = app
         runner = await listen(app, http.host, http.port)
         self.url = url_of(runner, http.host)
         (self._config.data / URL_FILE).write_text(self.url + "\n", encoding="ascii")

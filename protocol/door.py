@@ -157,7 +157,11 @@ def guard(
             _check_address(request)
             return await handler(request)
         except ProtocolError as exc:
-            return problem(exc.reason, exc.detail, exc.path, instance=request.path)
+            refusal = problem(exc.reason, exc.detail, exc.path, instance=request.path)
+            error = request.match_info.http_exception
+            if isinstance(error, web.HTTPMethodNotAllowed) and exc.reason is Reason.WRONG_METHOD:
+                refusal.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+            return refusal
         except Transient as exc:
             on_wait(exc)
             return problem(Reason.NOT_READY, "nothing was taken: try again in a few seconds", instance=request.path)
