@@ -1,9 +1,9 @@
-"""The `kentongan` command: nodes, brokers, sharing policies, evidence and the demonstration.
+"""The `kentongan` command: reports, nodes, brokers, sharing policies, evidence and the demonstration.
 
-Exit codes: 0 done; 1 a policy has errors or fails its examples, or evidence is false; 2 the operator must change
-something (one line says what); 3 evidence is incomplete; 70 a bug, after which a restart recovers from what is on disk.
-Logs are JSON lines on standard error; a bug is logged by type and place, never with its values, since those could be
-report content.
+Exit codes: 0 done; 1 a policy has errors or fails its examples, evidence is false, or a report was refused; 2 the
+operator must change something (one line says what); 3 evidence is incomplete, or no node answers; 70 a bug, after which
+a restart recovers from what is on disk. Logs are JSON lines on standard error; a bug is logged by type and place, never
+with its values, since those could be report content.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import broker.cli
 import broker.governcli
 import deploy.policy.cli
 import deploy.proof.cli
+import deploy.reporting.cli
 import node.cli
 from protocol import process
 
@@ -29,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     broker.governcli.add_parsers(commands)
     deploy.policy.cli.add_parser(commands)
     deploy.proof.cli.add_parsers(commands)
+    deploy.reporting.cli.add_parser(commands)
     demo = commands.add_parser("demo", help="a whole region on this machine, with real incidents")
     demo.add_argument("--keep", action="store_true", help="leave it running and print where it listens")
     demo.add_argument("--data", help="directory for everything it writes (default: a temporary one)")
