@@ -31,7 +31,7 @@ from protocol.report import COARSE_UNITS, HEADER_UNIT, UNIT_NAMES, UNITS, unit_o
 from protocol.subjects import Kind
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in DOCUMENTS}
 PROTOCOL = TEXTS["docs/protocol.md"]
 OPERATE = TEXTS["docs/operate.md"]

@@ -82,7 +82,7 @@ async def test_post_tells_of_each_and_ends_by_the_outcome(node: Running, tmp_pat
     nobody = await report("http://127.0.0.1:1", "post", str(good), "--patience", "0")
     assert (fine.code, fine.out.count("accepted")) == (0, 4)
     assert some.code == 1
-    results = [json.loads(line) for line in some.out.splitlines()]
+    results = [json.loads(line) for line in some.out.splitlines() if line[0] == "{"]
     assert [(one["status"], one["reason"], one["path"]) for one in results] == [
         (202, "", ""),
         (422, "unknown-field", "$.nonsense"),
@@ -114,7 +114,7 @@ async def test_watch_goes_on_where_it_was(node: Running, tmp_path: Path) -> None
     first = await report(node.node.url, "watch", "--count", "2", *where, KENTONGAN_TOKEN="")
     assert (first.code, state.read_text()) == (0, "2\n"), first.err
     second = await report(node.node.url, "watch", "--count", "2", *where, KENTONGAN_TOKEN="")
-    seen = [json.loads(line)["id"] for line in (first.out + second.out).splitlines()]
+    seen = [json.loads(line)["id"] for line in (first.out + second.out).splitlines() if line[0] == "{"]
     assert seen == [1, 2, 3, 4]
 
 
