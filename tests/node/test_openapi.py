@@ -191,8 +191,10 @@ class _Outside(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._in_style = tag == "style"
+        if tag in ("script", "link", "img", "iframe", "object", "base", "form"):
+            self.fetched.append(tag)
         for name, value in attrs:
-            if tag in ("script", "link", "img", "iframe", "object") or name in ("src", "style") or name[:2] == "on":
+            if name in ("src", "style") or name[:2] == "on":
                 self.fetched.append(f"{tag} {name}={value}")
             if name == "href":
                 self.targets.append(value or "")
