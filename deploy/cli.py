@@ -1,9 +1,9 @@
-"""The `kentongan` command: nodes, brokers, sharing policies, evidence and the demonstration.
+"""The `kentongan` command: reports, nodes, brokers, sharing policies, evidence and the demonstration.
 
-Exit codes: 0 done; 1 a policy has errors or fails its examples, or evidence is false; 2 the operator must change
-something (one line says what); 3 evidence is incomplete; 70 a bug, after which a restart recovers from what is on disk.
-Logs are JSON lines on standard error; a bug is logged by type and place, never with its values, since those could be
-report content.
+Exit codes: 0 done; 1 a policy has errors or fails its examples, evidence is false, or a report was refused; 2 the
+operator must change something (one line says what); 3 evidence is incomplete, or no node answers; 70 a bug, after which
+a restart recovers from what is on disk. Logs are JSON lines on standard error; a bug is logged by type and place, never
+with its values, since those could be report content.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import broker.cli
 import broker.governcli
 import deploy.policy.cli
 import deploy.proof.cli
+import deploy.reporting.cli
 import node.cli
 from deploy import archive
 from protocol import process
@@ -31,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     broker.governcli.add_parsers(commands)
     deploy.policy.cli.add_parser(commands)
     deploy.proof.cli.add_parsers(commands)
+    deploy.reporting.cli.add_parser(commands)
     backup = commands.add_parser("backup", help="copy a node or broker into one file, beside the running process too")
     backup.add_argument("directory", type=Path)
     backup.add_argument("file", type=Path)

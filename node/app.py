@@ -105,6 +105,8 @@ class Node:
         self._stop = asyncio.Event()
         self._bugs = process.Bugs()
         self.url = ""
+        self.app: web.Application | None = None
+        """What is served, once it is made."""
         self.started = asyncio.Event()
 
     def stop(self) -> None:
@@ -208,6 +210,7 @@ class Node:
 
     async def _serve(self, app: web.Application) -> web.AppRunner:
         http = self._config.http
+        self.app = app
         tls = server_context(http.tls_cert, http.tls_key, http.client_ca)
         runner = await listen(app, http.host, http.port, tls=tls)
         self.url = url_of(runner, http.host)

@@ -422,9 +422,11 @@ class NodeCore:
             row = max(rows, key=lambda found: found.revision)
             if row.state == state:
                 return Said(row.report_id, row.revision, row.digest, state, instant(row.state_at), replayed=True)
-            at = microseconds(now)
+            # Words have an order, also where the clock stood still or was set back: the same word at the same time
+            # would be the same statement, and that is stored once.
+            at = max(microseconds(now), row.state_at + (row.state != "received"))
             confirmation = Confirmation(
-                iss=self.member, aud=row.origin, at=now, state=state, reports=[row.digest], delivery=UNSET
+                iss=self.member, aud=row.origin, at=instant(at), state=state, reports=[row.digest], delivery=UNSET
             )
             number, _ = write_confirmation(tx, confirmation, self._signer, at)
             tx.set(tables.inbox, "digest", [{"digest": row.digest, "state": state, "state_at": at}])
@@ -432,7 +434,7 @@ class NodeCore:
             event = {"report_id": row.report_id, "revision": row.revision, "digest": row.digest, "state": state}
             tx.event("report.state", event, at)
         self.words.add(number, now, now)
-        return Said(row.report_id, row.revision, row.digest, state, now, replayed=False)
+        return Said(row.report_id, row.revision, row.digest, state, instant(at), replayed=False)
 
     # --- the passing of time, and of alarms
 

@@ -216,6 +216,17 @@ def _anything(_: web.Request) -> Iterable[str]:
     return SCOPES
 
 
+def _known(request: web.Request, tokens: Bearers, takes_basic: bool) -> Client:
+    """Who asks. ProtocolError if that is nobody who is known here."""
+    user, given = None, request.headers.get("Authorization")
+    if takes_basic:
+        user, given = basic_of(given)
+    client = tokens.check(given, certificate_of(request.transport))
+    if user not in (None, client.name):
+        raise unknown_token()
+    return client
+
+
 def guard(
     tokens: Bearers,
     *,
@@ -241,18 +252,17 @@ def guard(
         try:
             entered = not is_open(request.path)
             if entered:
-                user, given = None, request.headers.get("Authorization")
-                if takes_basic(request.path):
-                    user, given = basic_of(given)
-                request[CLIENT] = tokens.check(given, certificate_of(request.transport))
-                if user not in (None, request[CLIENT].name):
-                    raise unknown_token()
+                request[CLIENT] = _known(request, tokens, takes_basic(request.path))
             _check_address(request)
             if entered:
                 demand(request[CLIENT], needs(request))
             return await handler(request)
         except ProtocolError as exc:
-            return problem(exc.reason, exc.detail, exc.path, instance=request.path)
+            refusal = problem(exc.reason, exc.detail, exc.path, instance=request.path)
+            error = request.match_info.http_exception
+            if isinstance(error, web.HTTPMethodNotAllowed) and exc.reason is Reason.WRONG_METHOD:
+                refusal.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+            return refusal
         except Transient as exc:
             on_wait(exc)
             return problem(Reason.NOT_READY, "nothing was taken: try again in a few seconds", instance=request.path)

@@ -45,7 +45,7 @@ tools=$scratch/tools/bin/python
 
 # Built from a copy: the source may be mounted without write access, and stays as it is.
 mkdir "$scratch/source"
-(cd "$source" && tar -cf - pyproject.toml README.md LICENSE protocol node broker deploy) | tar -xf - -C "$scratch/source"
+(cd "$source" && tar -cf - pyproject.toml README.md LICENSE kentongan protocol node broker deploy) | tar -xf - -C "$scratch/source"
 "$tools" -m pip wheel --no-deps --no-build-isolation --no-index -w "$scratch/wheels" "$scratch/source"
 
 "$python" -m venv --without-pip "$prefix"

@@ -23,11 +23,13 @@ from protocol.reasons import Reason
 _LAST: Final = 2**62
 
 
-class _Cleared(Struct, frozen=True, forbid_unknown_fields=True):
+class Cleared(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who has dealt with an alarm."""
+
     by: Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
 
 
-_cleared: Final = msgspec.json.Decoder(_Cleared)
+_cleared: Final = msgspec.json.Decoder(Cleared)
 
 
 class Alarms:

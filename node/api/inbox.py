@@ -26,12 +26,14 @@ from protocol.parse import decode
 from protocol.reasons import Reason
 
 
-class _Word(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Spoken(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The own word about a report."""
+
     state: Word
     revision: Annotated[int, Meta(ge=1, le=100_000)] | UnsetType = UNSET
 
 
-_word: Final = msgspec.json.Decoder(_Word)
+_word: Final = msgspec.json.Decoder(Spoken)
 
 
 class Inbox:
@@ -122,6 +124,8 @@ class Listening:
         return await stream(request, self._frames(position(request, self._feed.last), request[CLIENT]))
 
     async def _frames(self, seq: int, client: Client) -> AsyncGenerator[bytes, None]:
+        # An id without an event is where to go on, should the connection break before the first event.
+        yield b"id: %d\n\n" % seq
         while not self._feed.closed:
             before = seq
             frames, seq = await (self._feed.seen_by(client, seq) if client.limited else self._feed.after(seq))

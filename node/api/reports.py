@@ -34,7 +34,7 @@ from protocol.reasons import Reason
 
 _OFF_LOOP: Final = 64 << 10
 """Bytes from which a body is judged on another thread, so that it does not hold up the others."""
-_LONGEST_KEY: Final = 255
+LONGEST_KEY: Final = 255
 
 
 class Reports:
@@ -55,8 +55,8 @@ class Reports:
         format_ = format_in(request.query.get("format", ""), request.content_type)
         defaults = defaults_of(request.query) if format_ else Defaults()
         key = request.headers.get("Idempotency-Key", "")
-        if len(key) > _LONGEST_KEY:
-            raise ProtocolError(Reason.OUT_OF_RANGE, "$", f"an Idempotency-Key has at most {_LONGEST_KEY} characters")
+        if len(key) > LONGEST_KEY:
+            raise ProtocolError(Reason.OUT_OF_RANGE, "$", f"an Idempotency-Key has at most {LONGEST_KEY} characters")
         self._core.check_backlog()
         body = await read_limited(request)
         jurisdictions = self._core.trust.registry.jurisdictions

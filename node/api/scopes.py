@@ -11,6 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
+from node.api import docs
 from protocol.access import Scope
 from protocol.door import OPEN
 
@@ -79,4 +80,4 @@ def needed(request: web.Request) -> Scopes:
 def undeclared(app: web.Application) -> set[tuple[str, str]]:
     """Addresses that are served and stand neither in the table nor among the open ones."""
     served = {address_of(route) for route in app.router.routes()}
-    return {(method, path) for method, path in served if path not in OPEN and (method, path) not in NEEDED}
+    return {(method, path) for method, path in served if path not in OPEN | docs.OPEN and (method, path) not in NEEDED}

@@ -14,6 +14,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from node.api import docs
 from node.api.alarms import Alarms
 from node.api.inbox import Inbox, Listening
 from node.api.policy import Explaining
@@ -28,7 +29,7 @@ from node.metrics import Metrics
 from node.review import held
 from node.views import iso, log_view
 from protocol import limits
-from protocol.door import RETRY_AFTER, Bearers, answer, guard
+from protocol.door import OPEN, RETRY_AFTER, Bearers, answer, guard
 
 
 class Operations:
@@ -135,9 +136,11 @@ def make_app(
         metrics.requests.labels(str(response.status)).inc()
         return response
 
-    guarded = guard(access, on_bug=on_bug, needs=needed, takes_basic=is_below)
+    is_open = (OPEN | docs.OPEN).__contains__
+    guarded = guard(access, on_bug=on_bug, is_open=is_open, needs=needed, takes_basic=is_below)
     app = web.Application(middlewares=[count, in_its_form, guarded], client_max_size=limits.HTTP_BODY)
     app.add_routes(taxii.routes() if taxii else [])
+    documentation = docs.Documentation()
     app.add_routes(
         [
             web.post("/v1/reports", reports.post),
@@ -166,6 +169,8 @@ def make_app(
             web.get("/healthz", operations.health),
             web.get("/readyz", operations.ready),
             web.get("/metrics", operations.metrics),
+            web.get("/openapi.json", documentation.openapi),
+            web.get("/docs", documentation.page),
         ]
     )
     if missing := undeclared(app):

@@ -16,7 +16,7 @@ from tests.deploy.helping import ROOT, clean_env, confined, eventually, free_por
 
 pytestmark = pytest.mark.timeout(600)
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-PACKAGES = ("protocol", "node", "broker", "deploy")
+PACKAGES = ("kentongan", "protocol", "node", "broker", "deploy")
 
 
 def site(image: Path) -> Path:

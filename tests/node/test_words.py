@@ -167,3 +167,15 @@ def test_trust_takes_newer_documents_of_the_broker_only(clock: Clock) -> None:
 def test_the_open_policy_is_what_it_says() -> None:
     """These tests share and take everything unless they say otherwise."""
     assert OPEN_POLICY.count('"*"') == 4
+
+
+def test_words_to_and_fro_in_one_moment(core: NodeCore, broker: Broker) -> None:
+    """Read, acting, read again while the clock stands still: three words, in order, none of them the same statement."""
+    envelope = foreign()
+    core.receive([broker.delivery(released(envelope))])
+    report = envelope.reports[0]
+    assert isinstance(report, SignedReport)
+    words: list[Any] = ["read", "acting", "read"]
+    told = [core.confirm(str(report.header.report_id), word) for word in words]
+    assert [one.replayed for one in told] == [False] * 3
+    assert sorted({one.at for one in told}) == [one.at for one in told]
