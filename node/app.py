@@ -26,8 +26,9 @@ from node.api.inbox import Inbox, Listening
 from node.api.policy import Explaining
 from node.api.reports import Reports
 from node.api.server import Operations, make_app
+from node.api.webhooks import Webhooks
 from node.catchup import Catchup
-from node.config import Config, Hook
+from node.config import Config
 from node.core import NodeCore
 from node.feed import Feed
 from node.lookout import Lookout
@@ -35,10 +36,10 @@ from node.loops import Committer, Link, Receiver, Refresher, Sender, State, Writ
 from node.metrics import Metrics
 from node.outbox import Outbox
 from node.policies import Exchange
+from node.push import Place, make_outputs, targets
 from node.renewal import Renewal, complete
 from node.store import Store
 from node.trust import Trust
-from node.webhook import Target, Webhook, read_webhook_secret
 from node.witness import Witness
 from node.witnessing import Witnessing
 from protocol import process, subjects
@@ -110,7 +111,7 @@ class Node:
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
         async with AsyncExitStack() as stack:
-            target = _target(self._config.webhook)
+            hooks = targets(self._config)
             core, witness = stack.enter_context(_open_core(self._config, self._now, self._rand, self._approve))
             writer = Writer()
             stack.callback(writer.close)
@@ -126,6 +127,8 @@ class Node:
                 alarms=core.open_alarms,
                 overdue=core.overdue,
             )
+            known = Place(core.store, writer, feed, metrics, self._now, self._rand)
+            outputs = make_outputs(self._config, hooks, known)
             committer = Committer(core, writer, state, metrics)
             refresher = Refresher(core, writer, state, self._config.data / REGION_FILE)
             app = make_app(
@@ -135,6 +138,7 @@ class Node:
                 listening=Listening(feed),
                 explaining=Explaining(core, self._now),
                 alarms=Alarms(core, writer),
+                webhooks=Webhooks(outputs.hooks),
                 operations=Operations(core, writer, state, metrics, self._now),
                 metrics=metrics,
                 on_bug=self._bugs.hear,
@@ -159,10 +163,7 @@ class Node:
                 renewal = Renewal(self._config.keys, core, witness, writer, state, refresher, self._now)
                 for loop in (renewal.run(), *self._timers(core, writer, state, metrics)):
                     group.create_task(loop)
-                sending: list[asyncio.Task[None]] = []
-                if target is not None:
-                    hook = Webhook(target, store=core.store, writer=writer, feed=feed, metrics=metrics, now=self._now)
-                    sending.append(group.create_task(hook.run()))
+                sending = [group.create_task(loop) for loop in outputs.loops()]
                 log.info("node.started", url=self.url, member=core.member, backlog=core.outbox.weight)
                 self.started.set()
                 try:
@@ -312,10 +313,6 @@ def _open_core(
             now=now,
         )
         yield core, witness
-
-
-def _target(hook: Hook) -> Target | None:
-    return Target(hook, read_webhook_secret(hook.secret_file)) if hook.url else None
 
 
 async def _close_link(state: State) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from node.outputs import Hook, Syslog, check_names
 from protocol.process import Port, Section, Settings, Token, load_settings
 from protocol.registry import MemberId
 from protocol.report import Jurisdiction, Line
@@ -65,17 +66,6 @@ class Escalation(Section, frozen=True, kw_only=True):
     low: WholeMinutes = 4_320
 
 
-EventKind = Annotated[str, Meta(pattern=r"^[a-z]+(\.[a-z]+)?$(?!\n)")]
-
-
-class Hook(Section, frozen=True, kw_only=True):
-    """Where events are sent to as they happen; nowhere without a `url`."""
-
-    url: Annotated[str, Meta(pattern=r"^(https?://[^\s/]+(/\S*)?)?$(?!\n)")] = ""
-    secret_file: Path = Path("keys/webhook.secret")
-    kinds: Annotated[tuple[EventKind, ...], Meta(min_length=1)] = ("alarm", "report.unread", "report.unconfirmed")
-
-
 class _File(Settings, frozen=True, kw_only=True):
     member: MemberId
     jurisdiction: Jurisdiction
@@ -91,7 +81,9 @@ class _File(Settings, frozen=True, kw_only=True):
     nats: Bus = Bus()
     log: Log = Log()
     escalation: Escalation = Escalation()
-    webhook: Hook = Hook()
+    webhook: Hook | list[Hook] = msgspec.field(default_factory=list)
+    """Several, or the single one of older files."""
+    syslog: list[Syslog] = msgspec.field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +103,16 @@ class Config:
     backlog: int
     log: Log = field(default_factory=Log)
     escalation: Escalation = field(default_factory=Escalation)
-    webhook: Hook = field(default_factory=Hook)
+    webhooks: tuple[Hook, ...] = ()
+    syslogs: tuple[Syslog, ...] = ()
     store: str | None = None
 
 
 def load_config(path: Path) -> Config:
     """Read a configuration. ConfigError with the path of the fault and the file's name."""
     file = load_settings(path, _File, "kentongan node init")
+    hooks = [file.webhook] if isinstance(file.webhook, Hook) else file.webhook
+    check_names(hooks, file.syslog, path)
     return Config(
         member=file.member,
         jurisdiction=file.jurisdiction,
@@ -132,7 +127,8 @@ def load_config(path: Path) -> Config:
         backlog=file.limits.backlog,
         log=file.log,
         escalation=file.escalation,
-        webhook=file.webhook,
+        webhooks=tuple(hook for hook in hooks if hook.url),
+        syslogs=tuple(file.syslog),
         store=file.store,
     )
 

@@ -95,10 +95,18 @@ class Metrics:
             "kentongan_node_escalations", "Readings that became overdue", ["side", "severity"], registry=self.registry
         )
         self.webhooks = Counter(
-            "kentongan_node_webhooks", "Attempts to send an event", ["outcome"], registry=self.registry
+            "kentongan_node_webhooks", "Attempts to send an event", ["webhook", "outcome"], registry=self.registry
         )
-        self.webhook_oldest = Gauge(
-            "kentongan_node_webhook_oldest_seconds", "Age of the event that cannot be sent", registry=self.registry
+        self.webhook_oldest, self.webhook_disabled, self.syslog_oldest = (
+            Gauge(f"kentongan_node_{name}", text, [label], registry=self.registry)
+            for name, text, label in (
+                ("webhook_oldest_seconds", "Age of the event that cannot be sent", "webhook"),
+                ("webhook_disabled", "1 while a webhook waits for somebody to enable it", "webhook"),
+                ("syslog_oldest_seconds", "Age of the event that cannot be sent", "syslog"),
+            )
+        )
+        self.syslogs = Counter(
+            "kentongan_node_syslog", "Events sent to syslog, and faults", ["syslog", "outcome"], registry=self.registry
         )
         self.registry.register(
             _Kept(

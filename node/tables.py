@@ -15,6 +15,7 @@ checkpoints        of the broker's log, as this node verified them: each continu
 governance         records of the region's trustees, from the founding one on, as the broker listed them
 events             the feed
 alarms             what should never happen and did, until a person clears it
+outputs            how far each webhook and syslog receiver has come, and whether it is disabled
 escalations        reports that nobody has read yet: here, or at the members to which an own report went
 """
 
@@ -241,4 +242,14 @@ escalations = Table(
     Column("told_at", BigInteger),
     Index("escalations_by_id", "report_id", "revision"),
     Index("escalations_due", "told_at", "severity", "since"),
+)
+outputs = Table(
+    "outputs",
+    metadata,
+    Column("name", String(31), primary_key=True),
+    Column("next", BigInteger, nullable=False),
+    Column("failing_since", BigInteger),
+    Column("fault", String(64), nullable=False),
+    Column("disabled_at", BigInteger),
+    Column("delivered_at", BigInteger),
 )

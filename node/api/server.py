@@ -18,6 +18,7 @@ from node.api.alarms import Alarms
 from node.api.inbox import Inbox, Listening
 from node.api.policy import Explaining
 from node.api.reports import Reports
+from node.api.webhooks import Webhooks
 from node.core import NodeCore
 from node.loops import State, Writer
 from node.metrics import Metrics
@@ -101,6 +102,7 @@ def make_app(
     listening: Listening,
     explaining: Explaining,
     alarms: Alarms,
+    webhooks: Webhooks,
     operations: Operations,
     metrics: Metrics,
     on_bug: Callable[[BaseException], None],
@@ -132,6 +134,10 @@ def make_app(
             web.post("/v1/policy/explain", explaining.explain),
             web.get("/v1/alarms", alarms.list),
             web.post("/v1/alarms/{id}/clear", alarms.clear),
+            web.get("/v1/webhooks", webhooks.list),
+            web.post("/v1/webhooks/{name}/enable", webhooks.enable),
+            web.post("/v1/webhooks/{name}/replay", webhooks.replay),
+            web.post("/v1/webhooks/{name}/test", webhooks.test),
             web.get("/v1/backlog", operations.backlog),
             web.get("/v1/log", operations.log),
             web.get("/healthz", operations.health),
