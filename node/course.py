@@ -154,7 +154,9 @@ class Course:
         self.moved = Wake()
         """Rings when somebody enables the output, or sets its position."""
         self.term = 0
-        """Changes with each of these."""
+        """Changes with each of these, together with the standing."""
+        self._moves = 0
+        """The same on the writer's thread, where it changes first: what was to be saved under an old term is not."""
         self.waits_since: int | None = None
         """Since when the event that cannot be sent waits."""
         self._choice = choice
@@ -261,7 +263,7 @@ class Course:
         return await self._move(lambda tx: replay(tx, self.name, start_of(tx, start, self._store.last_event)))
 
     async def _move(self, change: Callable[[Tx], T]) -> T:
-        def write() -> tuple[T, Standing]:
+        def write() -> tuple[T, Standing, int]:
             with self._store.write() as tx:
                 # What was passed over and not saved yet counts as looked at.
                 current = standing_in(tx, self.name)
@@ -269,11 +271,10 @@ class Course:
                     _put(tx, _with(current, next=self.standing.next))
                 result = change(tx)
                 found = _known(tx, self.name)
-                # On this thread all that is saved goes through: from here on the sender's word counts no more.
-                self.term += 1
-                return result, found
+            self._moves += 1
+            return result, found, self._moves
 
-        result, self.standing = await self._writer.run(write)
+        result, self.standing, self.term = await self._writer.run(write)
         self.waits_since = None
         self._unsaved = 0
         self.moved.ring()
@@ -283,7 +284,7 @@ class Course:
         standing = self.standing
 
         def write(tx: Tx) -> None:
-            if term == self.term:
+            if term == self._moves:
                 _put(tx, standing)
 
         self._unsaved = 0
