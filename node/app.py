@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,15 +31,19 @@ from node.catchup import Catchup
 from node.config import Config
 from node.core import NodeCore
 from node.feed import Feed
+from node.keyage import key_seconds
 from node.lookout import Lookout
-from node.loops import Committer, Link, Receiver, Refresher, Sender, State, Writer, tidy, watch_policy
+from node.loops import Committer, Link, Receiver, Refresher, Sender, State, Writer, tidy
 from node.metrics import Metrics
 from node.outbox import Outbox
 from node.policies import Exchange
+from node.policyfile import watch_policy
 from node.push import Place, make_outputs, targets
 from node.renewal import Renewal, complete
-from node.store import Store
+from node.store import Event, Store
+from node.traces import Paths
 from node.trust import Trust
+from node.views import iso
 from node.witness import Witness
 from node.witnessing import Witnessing
 from protocol import process, subjects
@@ -49,7 +53,9 @@ from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.invitation import load_invitation
 from protocol.keys import SigningKey, read_secret
 from protocol.policy import Policy, PolicyBook, load_policy
+from protocol.reportlog import SILENT, ReportLog, to_stderr
 from protocol.sealing import SealingKey
+from protocol.tracing import Tracing, open_tracing
 
 log = structlog.get_logger()
 Dial = Callable[[Callable[[str], None]], Awaitable[Link]]
@@ -75,6 +81,8 @@ class Node:
         rand: returns that many random bytes.
         dial: connects to the bus; by default to the invitation's server.
         approve: judges a policy file before a new version is signed; raises ConfigError.
+        tracing: where spans go; by default as the configuration says.
+        reports: takes a line a report and step.
     """
 
     def __init__(
@@ -85,7 +93,11 @@ class Node:
         rand: Callable[[int], bytes],
         dial: Dial | None = None,
         approve: Approve = _anything,
+        tracing: Tracing | None = None,
+        reports: ReportLog = SILENT,
     ) -> None:
+        self._tracing = tracing
+        self._reports = reports
         self._approve = approve
         self._config = config
         self._now = now
@@ -118,7 +130,8 @@ class Node:
             state = State()
             stack.push_async_callback(_close_link, state)
             feed = Feed(core.store, asyncio.get_running_loop())
-            core.store.on_events = feed.announce
+            core.store.on_events = self._announce(feed)
+            tracing, paths = self._trace(stack)
             metrics = Metrics(
                 outbox=core.outbox,
                 words=core.words,
@@ -126,14 +139,16 @@ class Node:
                 now=self._now,
                 alarms=core.open_alarms,
                 overdue=core.overdue,
+                keys=lambda: key_seconds(core, self._config.keys / files.NATS_CREDS, self._now),
+                oldest_leaf=core.oldest_unproven,
             )
             known = Place(core.store, writer, feed, metrics, self._now, self._rand)
             outputs = make_outputs(self._config, hooks, known)
-            committer = Committer(core, writer, state, metrics)
+            committer = Committer(core, writer, state, metrics, paths)
             refresher = Refresher(core, writer, state, self._config.data / REGION_FILE)
             app = make_app(
                 tokens=Tokens(self._config.tokens),
-                reports=Reports(core, committer, metrics, self._now),
+                reports=Reports(core, committer, metrics, self._now, tracing),
                 inbox=Inbox(core, writer, state),
                 listening=Listening(feed),
                 explaining=Explaining(core, self._now),
@@ -149,19 +164,18 @@ class Node:
                 runner = await self._serve(app)
                 watching = group.create_task(self._bugs.watch())
                 group.create_task(self._stay_linked(core, writer, state))
-                for sender in self._senders(core, writer, state):
+                for sender in self._senders(core, writer, state, paths):
                     group.create_task(sender.run())
-                group.create_task(Receiver(core, writer, state, metrics, refresher).run())
+                group.create_task(Receiver(core, writer, state, metrics, refresher, paths).run())
                 group.create_task(refresher.run())
                 group.create_task(Catchup(core, writer, state, metrics, refresher).run())
                 group.create_task(watch_policy(core, writer, state, self._config.policy, self._approve))
                 group.create_task(Exchange(core, writer, state).run())
                 group.create_task(tidy(core, writer, state))
                 witnessing = Witnessing(witness, writer, state, metrics, refresher)
-                for watching_log in (witnessing.watch(), witnessing.prove()):
-                    group.create_task(watching_log)
                 renewal = Renewal(self._config.keys, core, witness, writer, state, refresher, self._now)
-                for loop in (renewal.run(), *self._timers(core, writer, state, metrics)):
+                of_log = (witnessing.watch(), witnessing.prove())
+                for loop in (renewal.run(), *of_log, *self._timers(core, writer, state, metrics)):
                     group.create_task(loop)
                 sending = [group.create_task(loop) for loop in outputs.loops()]
                 log.info("node.started", url=self.url, member=core.member, backlog=core.outbox.weight)
@@ -178,6 +192,22 @@ class Node:
                     committer.finish()
                     watching.cancel()
         log.info("node.stopped")
+
+    def _trace(self, stack: AsyncExitStack) -> tuple[Tracing, Paths]:
+        tracing = self._tracing or open_tracing(self._config.tracing, "kentongan-node", self._config.member)
+        stack.push_async_callback(asyncio.to_thread, tracing.close)
+        return tracing, Paths(tracing)
+
+    def _announce(self, feed: Feed) -> Callable[[Sequence[Event]], None]:
+        """Who hears of events that were committed."""
+        if not self._reports.on:
+            return feed.announce
+
+        def announce(events: Sequence[Event]) -> None:
+            feed.announce(events)
+            self._reports.events(events, iso)
+
+        return announce
 
     async def _serve(self, app: web.Application) -> web.AppRunner:
         http = self._config.http
@@ -236,7 +266,7 @@ class Node:
             timers.remind(core, state),
         ]
 
-    def _senders(self, core: NodeCore, writer: Writer, state: State) -> list[Sender]:
+    def _senders(self, core: NodeCore, writer: Writer, state: State, paths: Paths) -> list[Sender]:
         def seconds_to(box: Outbox) -> Callable[[], float | None]:
             def seconds() -> float | None:
                 due = box.next_due()
@@ -253,6 +283,7 @@ class Node:
                 take=core.outgoing,
                 tried=core.tried,
                 next_due=seconds_to(core.outbox),
+                paths=paths,
             ),
             Sender(
                 subjects.Kind.CONFIRMATIONS,
@@ -262,6 +293,7 @@ class Node:
                 take=core.outgoing_words,
                 tried=core.tried_words,
                 next_due=seconds_to(core.words),
+                paths=paths,
             ),
         ]
 
@@ -350,6 +382,7 @@ def run(config: Config, approve: Approve = _anything) -> int:
 
 
 async def _run_until_signal(config: Config, approve: Approve) -> None:
-    node = Node(config, now=lambda: datetime.now(UTC), rand=secrets.token_bytes, approve=approve)
+    reports = to_stderr(config.logging)
+    node = Node(config, now=lambda: datetime.now(UTC), rand=secrets.token_bytes, approve=approve, reports=reports)
     process.on_stop(node.stop)
     await node.run()

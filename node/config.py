@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from node.outputs import Hook, Syslog, check_names
+from protocol import reportlog, tracing
 from protocol.process import Port, Section, Settings, Token, load_settings
 from protocol.registry import MemberId
 from protocol.report import Jurisdiction, Line
@@ -83,6 +84,8 @@ class _File(Settings, frozen=True, kw_only=True):
     escalation: Escalation = Escalation()
     webhook: Hook | list[Hook] = msgspec.field(default_factory=list)
     """Several, or the single one of older files."""
+    tracing: tracing.Settings = tracing.Settings()
+    logging: reportlog.Settings = reportlog.Settings()
     syslog: list[Syslog] = msgspec.field(default_factory=list)
 
 
@@ -105,6 +108,8 @@ class Config:
     escalation: Escalation = field(default_factory=Escalation)
     webhooks: tuple[Hook, ...] = ()
     syslogs: tuple[Syslog, ...] = ()
+    tracing: tracing.Settings = field(default_factory=tracing.Settings)
+    logging: reportlog.Settings = field(default_factory=reportlog.Settings)
     store: str | None = None
 
 
@@ -129,6 +134,8 @@ def load_config(path: Path) -> Config:
         escalation=file.escalation,
         webhooks=tuple(hook for hook in hooks if hook.url),
         syslogs=tuple(file.syslog),
+        tracing=file.tracing,
+        logging=file.logging,
         store=file.store,
     )
 

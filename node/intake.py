@@ -21,6 +21,7 @@ from protocol.errors import ProtocolError
 from protocol.parse import decode
 from protocol.reasons import Reason
 from protocol.report import Filing
+from protocol.tracing import Trace
 
 _filing: Final = msgspec.json.Decoder(Filing)
 _items: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -48,6 +49,8 @@ class Posting:
     client: str = ""
     key: str = ""
     body_hash: str = ""
+    trace: Trace | None = None
+    """Of the request, if traces are on."""
 
 
 def split_body(body: bytes, *, ndjson: bool) -> tuple[list[bytes], bool]:

@@ -22,6 +22,7 @@ from protocol.door import CLIENT, JSON, number_of
 from protocol.errors import ProtocolError
 from protocol.keys import b64
 from protocol.reasons import Reason
+from protocol.tracing import OFF, Trace, Tracing, read
 
 NDJSON: Final = "application/x-ndjson"
 _OFF_LOOP: Final = 64 << 10
@@ -32,7 +33,15 @@ _LONGEST_KEY: Final = 255
 class Reports:
     """Handlers."""
 
-    def __init__(self, core: NodeCore, committer: Committer, metrics: Metrics, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        core: NodeCore,
+        committer: Committer,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+        tracing: Tracing = OFF,
+    ) -> None:
+        self._tracing = tracing
         self._core = core
         self._committer = committer
         self._metrics = metrics
@@ -41,9 +50,22 @@ class Reports:
     async def post(self, request: web.Request) -> web.Response:
         """File one report, an array, or NDJSON. 202 means: on disk."""
         with self._metrics.commit_seconds.time():
-            return await self._post(request)
+            if not self._tracing.on:
+                return await self._post(request)
+            # What a client says of its own trace is a pair of numbers; it does not decide whether it is kept.
+            span = self._tracing.start("node.post", parent=read(request.headers.get("traceparent")))
+            try:
+                response = await self._post(request, span.trace)
+            except ProtocolError as exc:
+                span.end(reason=exc.reason.value)
+                raise
+            except BaseException:
+                span.end(reason=Reason.NOT_READY.value)
+                raise
+            span.end(status=response.status)
+            return response
 
-    async def _post(self, request: web.Request) -> web.Response:
+    async def _post(self, request: web.Request, trace: Trace | None = None) -> web.Response:
         if request.content_type not in (JSON, NDJSON):
             raise ProtocolError(Reason.UNSUPPORTED_MEDIA, "$", f"send {JSON} or {NDJSON}")
         key = request.headers.get("Idempotency-Key", "")
@@ -57,7 +79,7 @@ class Reports:
         def judge() -> Posting:
             items, many = read_body(body, ndjson=ndjson, jurisdictions=jurisdictions, now=self._now())
             body_hash = b64(hashlib.sha256(body).digest()) if key else ""
-            return Posting(items, many, request[CLIENT], key, body_hash)
+            return Posting(items, many, request[CLIENT], key, body_hash, trace)
 
         posting = await asyncio.to_thread(judge) if len(body) > _OFF_LOOP else judge()
         reply = await self._committer.submit(posting)
