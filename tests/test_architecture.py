@@ -127,6 +127,7 @@ def test_packages_import_downwards(package: str, never: set[str]) -> None:
                 "protocol/database.py",
             ),
         ),
+        ("opentelemetry", ("protocol/tracing.py",)),
         ("sqlite3", ()),
         ("psycopg", ("protocol/database.py",)),
     ],
