@@ -184,10 +184,11 @@ class Webhook:
                 await course.disable(why, found.fault)
                 log.error("node.webhook_disabled", webhook=course.name, reason=why.value, fault=found.fault)
                 return False
-            tell = log.error if course.age() > FAILING else log.warning
-            known_as = "node.webhook_failing" if course.age() > FAILING else "node.webhook_failed"
-            hours = {"hours": round(course.age() / 3_600)} if course.age() > FAILING else {}
-            tell(known_as, webhook=course.name, id=event.seq, fault=found.fault, **hours)
+            said = {"webhook": course.name, "id": event.seq, "fault": found.fault}
+            if course.age() > FAILING:
+                log.error("node.webhook_failing", hours=round(course.age() / 3_600), **said)
+            else:
+                log.warning("node.webhook_failed", **said)
             pause = pause_after(attempts, self._rand(1)[0], self.target.first_pause)
             await course.moved.wait(max(pause, found.wait))
         return False

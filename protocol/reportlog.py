@@ -21,6 +21,7 @@ ABOUT: Final = "report."
 _encode: Final = msgspec.json.encode
 _WORDS: Final = ("detail", "path")
 """What others may have put into words."""
+_QUOTED: Final = tuple(f'"{name}":'.encode() for name in _WORDS)
 
 
 class Settings(Section, frozen=True, kw_only=True):
@@ -103,7 +104,7 @@ def to_stderr(settings: Settings) -> ReportLog:
 
 
 def _plain(data: bytes) -> bytes:
-    if not any(f'"{name}":'.encode() in data for name in _WORDS):
+    if not any(name in data for name in _QUOTED):
         return data
     facts = msgspec.json.decode(data)
     return _encode({key: value for key, value in facts.items() if key not in _WORDS})
