@@ -156,9 +156,9 @@ class Metrics:
         )
         for box, what in ((outbox, "submission"), (words, "confirmation")):
 
-            def settled(found: Waiting, what: str = what) -> None:
+            def settled(found: Waiting, seen: Histogram = answered.labels(what)) -> None:
                 if found.published is not None:
-                    answered.labels(what).observe(max(0.0, (now() - found.published).total_seconds()))
+                    seen.observe(max(0.0, (now() - found.published).total_seconds()))
 
             box.on_published = published.labels(what).observe
             box.on_settled = settled
