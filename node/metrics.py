@@ -155,8 +155,9 @@ class Metrics:
             registry=self.registry,
         )
         for box, what in ((outbox, "submission"), (words, "confirmation")):
+            seen = answered.labels(what)
 
-            def settled(found: Waiting, seen: Histogram = answered.labels(what)) -> None:
+            def settled(found: Waiting, seen: Histogram = seen) -> None:
                 if found.published is not None:
                     seen.observe(max(0.0, (now() - found.published).total_seconds()))
 
