@@ -22,6 +22,9 @@ from structlog.testing import capture_logs
 from node import cli, tables
 from node.config import load_config
 from node.core import NodeCore
+from node.course import Course
+from node.feed import Feed
+from node.loops import Writer
 from node.outputs import Hook
 from node.store import microseconds
 from node.webhook import asked_for, read_webhook_secrets, sign
@@ -29,7 +32,7 @@ from protocol.errors import ConfigError
 from protocol.keys import write_secret
 from tests.node.conftest import Running, running
 from tests.node.test_alarms import NONSENSE, metric, scrape
-from tests.node.test_webhook import KEY, SECRET, Receiver, happen, sending, until_position
+from tests.node.test_webhook import KEY, SECRET, Receiver, happen, position, sending, until_position
 from tests.node.world import START, TOKEN, Broker, Clock, MemoryBus, filing, foreign, make_config, released
 
 OTHER = bytes(range(100, 132))
@@ -313,6 +316,33 @@ async def test_a_replay_counts_more_than_what_is_under_way(core: NodeCore, recei
         await until_position(core, 4)
     assert receiver.ids()[:3] == [1, 2, 3]
     assert receiver.ids()[-3:] == [1, 2, 3]
+
+
+async def test_what_is_saved_after_a_replay_under_its_old_term_is_not_saved(core: NodeCore) -> None:
+    """The sender hears of a replay only when its loop goes on; on the writer's thread it has happened before."""
+    writer = Writer()
+    hook = Hook(url="https://a.example")
+    course = Course(
+        hook.name,
+        hook,
+        core.member,
+        store=core.store,
+        writer=writer,
+        feed=Feed(core.store, asyncio.get_running_loop()),
+        now=core._now,
+    )
+    await course.begin()
+    await writer.run(happen, core, "alarm", "alarm", "alarm")
+    term = course.term
+    moving = asyncio.create_task(course.replay(1))
+    await asyncio.sleep(0)
+    assert course.term == term, "it is under way"
+    await course.delivered(3, term)
+    assert await moving == 3
+    assert position(core) == course.standing.next == 1
+    assert not await course.delivered(3, term)
+    assert position(core) == course.standing.next == 1
+    writer.close()
 
 
 async def test_it_is_left_alone_for_as_long_as_it_asks(core: NodeCore, receive: Callable[..., Any]) -> None:
