@@ -89,7 +89,6 @@ class Api:
         return answer({"ready": up, "bus": up}, 200 if up else 503, None if up else {"Retry-After": RETRY_AFTER})
 
     async def _metrics(self, _: web.Request) -> web.StreamResponse:
-        self._broker.metrics.show_keys(self._broker.keys.seconds())
         return web.Response(body=self._broker.metrics.render(), content_type="text/plain")
 
     async def _status(self, _: web.Request) -> web.StreamResponse:

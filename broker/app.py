@@ -29,14 +29,16 @@ from broker.erase import Erased
 from broker.feed import Feed
 from broker.governor import Governor
 from broker.ingest import PULL, Incoming, Ingest, Work, how_many, in_batches
+from broker.keyage import key_seconds
 from broker.keywatch import KeyWatch
 from broker.log import Log
 from broker.metrics import Metrics
 from broker.natsd import EmbeddedNats
 from broker.notices import missed
-from broker.outgoing import Outgoing
 from broker.renewal import CurrentKey, current_key
+from broker.sending import HANDS, Sending
 from broker.sequencer import Sequencer
+from broker.traces import trace_batch
 from protocol import subjects
 from protocol.bus import NatsBus
 from protocol.errors import ConfigError, ProtocolError, Transient
@@ -44,13 +46,13 @@ from protocol.keys import KeyRecord, SigningKey
 from protocol.process import Bugs, alone
 from protocol.reasons import Reason
 from protocol.registry import Registry
+from protocol.reportlog import SILENT, ReportLog
+from protocol.tracing import Tracing, open_tracing
 from protocol.transport import Message
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
-SENDERS: Final = 16
-QUEUE: Final = 64
 TICK: Final = 1.0
 FOLLOW: Final = 0.25
 """Seconds between looks at the region's files: who is suspended is cut off within one second."""
@@ -74,8 +76,15 @@ class Broker:
     """A running broker. Make it with `run`."""
 
     def __init__(
-        self, config: Config, own: SigningKey, records: list[KeyRecord], clock: Callable[[], datetime] = _utc
+        self,
+        config: Config,
+        own: SigningKey,
+        records: list[KeyRecord],
+        clock: Callable[[], datetime] = _utc,
+        tracing: Tracing | None = None,
+        reports: ReportLog = SILENT,
     ) -> None:
+        self._reports = reports
         self.config = config
         self._signer = signer = CurrentKey(own)
         self._records = records
@@ -90,14 +99,14 @@ class Broker:
         first_ms = int(config.delivery.first_retry_seconds * 1000)
         self._ingest = Ingest(self._store, signer, lambda: self._state, secrets.token_bytes, first_ms, self._current)
         self._redelivery = Redelivery(self._store, signer, lambda: self._state, first_ms, self._current)
-        self._outgoing: asyncio.Queue[Outgoing] = asyncio.Queue(QUEUE)
-        self._sent: list[int] = []
         self._asleep: set[str] = set()
         self._erased = Erased()
         self._fed = 0
         self.changed = asyncio.Event()
         """Set, and replaced, at the next commit: take it before reading, wait for it after."""
-        self.metrics = Metrics()
+        self.metrics = Metrics(lambda: key_seconds(self._state.registry, records, signer.kid, clock()))
+        self._tracing = tracing or open_tracing(config.tracing, "kentongan-broker", "broker")
+        self._sending = Sending(self._bus, self.metrics, self._tracing)
         self.feed = Feed(self._store, lambda: self._state, clock)
         self._sequencer = Sequencer(self.log, read=self.read, write=self._write, clock=clock, metrics=self.metrics)
         self.keys = KeyWatch(lambda: self._state, lambda: self._signer.kid, clock, partial(lives, config))
@@ -173,6 +182,7 @@ class Broker:
         async with AsyncExitStack() as stack:
             stack.enter_context(alone(self.config.data))
             stack.callback(self._store.close)
+            stack.callback(self._tracing.close)
             stack.callback(self._writer.shutdown)
             stack.callback(self._readers.shutdown)
             await self._write(self._governor.record, self._state)
@@ -192,8 +202,8 @@ class Broker:
                     loops.create_task(self.nats.supervise(), name="nats")
                 loops.create_task(self._ingest_loop(), name="ingest")
                 loops.create_task(self._sequencer.run(), name="log")
-                for number in range(SENDERS):
-                    loops.create_task(self._send_loop(), name=f"send-{number}")
+                for number in range(HANDS):
+                    loops.create_task(self._sending.run(), name=f"send-{number}")
                 loops.create_task(self._redelivery_loop(), name="redelivery")
                 loops.create_task(self._topology_loop(), name="topology")
                 loops.create_task(self._members_loop(), name="members")
@@ -247,12 +257,15 @@ class Broker:
         await bus.ack(batch)
         seconds = time.perf_counter() - started
         self.metrics.count(work, seconds)
+        self.metrics.count_intake(batch, time.time_ns())
+        cause = trace_batch(self._tracing, batch, work)
         self._note_erased(work.erased)
         for entry in work.log:
             log.info("broker.decided", ms=round(seconds * 1000, 1), **entry)
+        self._reports.rows("broker.report", work.reports, self._clock())
         self._tell_change()
         for outgoing in work.outgoing:
-            await self._outgoing.put(outgoing)
+            await self._sending.put(outgoing, cause)
 
     def _process(self, incoming: list[Incoming]) -> Work:
         return self._ingest.process(incoming, self._clock())
@@ -279,26 +292,10 @@ class Broker:
                 return False
         return True
 
-    async def _send_loop(self) -> None:
-        while True:
-            outgoing = await self._outgoing.get()
-            try:
-                await self._bus().publish(subjects.inbox(outgoing.member), outgoing.kind, outgoing.data)
-            except Transient:
-                # Nothing is lost: the origin asks again, and an unconfirmed delivery falls due again.
-                self.metrics.send_failures.inc()
-                continue
-            except ProtocolError as exc:
-                log.error("broker.unsendable", member=outgoing.member, kind=outgoing.kind, reason=exc.reason.value)
-                continue
-            self.metrics.sends.labels(outgoing.kind.value).inc()
-            if outgoing.delivery is not None:
-                self._sent.append(outgoing.delivery)
-
     async def _redelivery_loop(self) -> None:
         while True:
             await asyncio.sleep(TICK)
-            sent, self._sent = self._sent, []
+            sent = self._sending.take_sent()
             try:
                 if sent:
                     await self._write(self._redelivery.sent, sent, self._clock())
@@ -308,7 +305,7 @@ class Broker:
                 if fed != self._fed and self._store.shared:
                     self._tell_change()
             except Transient as exc:
-                self._sent += sent
+                self._sending.give_back(sent)
                 log.warning("broker.waiting", why=str(exc))
                 continue
             for stopped in due.stopped:
@@ -319,7 +316,7 @@ class Broker:
             self._note_erased(due.erased)
             for outgoing in due.outgoing:
                 log.info("broker.redelivering", member=outgoing.member, delivery=outgoing.delivery)
-                await self._outgoing.put(outgoing)
+                await self._sending.put(outgoing)
 
     def _read_backlog(self) -> dict[str, tuple[int, int]]:
         with self._store.reading() as connection:

@@ -29,6 +29,7 @@ from protocol import process
 from protocol.errors import ConfigError
 from protocol.faults import tell
 from protocol.registry import Registry
+from protocol.reportlog import to_stderr
 
 
 def add_parser(commands: Any) -> None:
@@ -216,7 +217,7 @@ def _run(args: argparse.Namespace) -> int:
     signer, records = setup.load_keys(config)
 
     async def main() -> None:
-        broker = Broker(config, signer, records)
+        broker = Broker(config, signer, records, reports=to_stderr(config.logging))
         running = asyncio.current_task()
         if running is None:
             raise AssertionError("no running task")

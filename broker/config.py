@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from protocol import reportlog, tracing
 from protocol.errors import ConfigError
 from protocol.process import Port, Section, Settings, load_settings
 
@@ -76,6 +77,8 @@ class Config(Settings, frozen=True, kw_only=True):
     nats: Nats = Nats()
     delivery: Delivery = Delivery()
     log: LogDoor = LogDoor()
+    tracing: tracing.Settings = tracing.Settings()
+    logging: reportlog.Settings = reportlog.Settings()
 
     @property
     def ledger_url(self) -> str:

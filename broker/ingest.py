@@ -45,6 +45,7 @@ from protocol.statements import (
     sign_statement,
 )
 from protocol.subjects import Kind
+from protocol.tracing import Tick, tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,12 @@ class Work:
     answers: Confirmed = field(default_factory=Confirmed)
     log: list[dict[str, Any]] = field(default_factory=list)
     """One entry a decided submission: ids, outcomes, sizes."""
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    """One entry a decided report: ids, outcome, reason."""
     erased: Erased = field(default_factory=Erased)
     """What was withdrawn."""
+    marks: list[tuple[str, int]] = field(default_factory=list)
+    """When a step ended, in nanoseconds; the first is when the batch began."""
 
 
 BATCH_BYTES: Final = 1_500_000
@@ -132,6 +137,7 @@ class Ingest:
         signer: the broker's signing key.
         state: gives the region as it is now.
         rand: returns that many random bytes.
+        tick: nanoseconds, for the times of the steps.
         retry_ms: after how long a delivery that could not be sent is tried again.
         current: gives the region by which to decide in a transaction, with all that the ledger holds.
     """
@@ -144,7 +150,9 @@ class Ingest:
         rand: Rand,
         retry_ms: int = 10_000,
         current: Callable[[Connection], RegionState] | None = None,
+        tick: Tick = tick,
     ) -> None:
+        self._tick = tick
         self._current = current or (lambda _: state())
         self._rand = rand
         self._retry_ms = retry_ms
@@ -159,6 +167,7 @@ class Ingest:
             Transient: nothing was committed; keep the messages and try again.
         """
         work = Work()
+        work.marks.append(("began", self._tick()))
         submissions = [item for item in messages if item.kind == Kind.SUBMISSION]
         early = self._verify_early(submissions, now) if self._store.shared else _Early(now)
         with self._store.writing() as connection:
@@ -176,6 +185,7 @@ class Ingest:
                 if item.kind not in (Kind.SUBMISSION, Kind.CONFIRMATIONS):
                     error = ProtocolError(Reason.UNKNOWN_VALUE, "$.kind", "unknown kind of message")
                     self._quarantine(connection, item, error, now)
+        work.marks.append(("commit", self._tick()))
         return work
 
     def _verify_early(self, messages: Sequence[Incoming], now: datetime) -> _Early:
@@ -224,6 +234,7 @@ class Ingest:
             else:
                 unfit.append((result, item))
                 self._note_refused(connection, result, item, now, work)
+        work.marks.append(("verify", self._tick()))
         known = ledger.recall(connection, verified)
 
         def ask(facts: Facts, origin: str) -> Answers:
@@ -237,6 +248,7 @@ class Ingest:
             jws = sign_statement(receipt, self._signer)
             decided.append(ledger.DecidedSubmission(submission, decisions, jws, commit(receipt, jws)))
             self._note(submission, decisions, work)
+        work.marks.append(("decide", self._tick()))
         refused = [self._answer_refused(refusal, item, next(places), now) for refusal, item in unfit]
         committed = ledger.record(connection, decided, refused, now)
         for answered in decided:
@@ -321,9 +333,14 @@ class Ingest:
             if isinstance(decision, Accepted):
                 work.counts["accepted", ""] += 1
                 outcomes["accepted"] += 1
+                told = {"digest": decision.report.digest, "outcome": "accepted"}
             else:
                 work.counts[decision.outcome, decision.refusal.reason] += 1
                 outcomes[decision.refusal.reason] += 1
+                told = {"digest": decision.digest, "outcome": decision.outcome, "reason": decision.refusal.reason}
+            header = decision.report.header if isinstance(decision, Accepted) else decision.header
+            ids: dict[str, Any] = {"report_id": header.report_id, "revision": header.revision} if header else {}
+            work.reports.append({"member": submission.member, "submission": submission.digest, **ids, **told})
         work.log.append(
             {
                 "member": submission.member,

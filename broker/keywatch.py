@@ -6,7 +6,7 @@ status page and the metrics from 42 days on. Public parts only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -72,15 +72,6 @@ class KeyWatch:
         chain, now = self._state().chain, self._now()
         listed = region_lives(chain.state, self._signing(), now) if chain is not None else []
         return [*listed, *self._others(now)]
-
-    def seconds(self) -> Mapping[tuple[str, str], int]:
-        """Until the key in use of each owner and kind ends, for the metrics."""
-        now = self._now()
-        return {
-            (one.owner, one.kind): int((one.not_after - now).total_seconds())
-            for one in self.lives()
-            if one.in_use and one.not_after is not None
-        }
 
     def soon(self) -> list[dict[str, Any]]:
         """What ends within six weeks, for the status page."""

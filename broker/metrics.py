@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client import generate_latest as _generate
 
 from broker.ingest import Work
+from broker.store import SCHEMA_VERSION
+from protocol.measures import Read, show_process
+from protocol.subjects import stored_at
+from protocol.transport import Message
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3600)
 
@@ -15,10 +19,38 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 class Metrics:
     """The broker's counters, in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Callable[[], Mapping[tuple[str, str], float]] = dict) -> None:
         self.registry = CollectorRegistry()
-        self.key_expires = Gauge(
-            "kentongan_broker_key_expires_seconds", "Until a key ends", ["member", "kind"], registry=self.registry
+        show_process(self.registry, "broker", SCHEMA_VERSION)
+        text = "Seconds until the last key ends, of members, and of the broker as `broker`"
+        self.registry.register(Read("kentongan_broker_key_expiry_seconds", text, ["member", "use"], keys))
+        self._steps = Histogram(
+            "kentongan_broker_step_seconds",
+            "Steps of a batch: verify, decide, commit",
+            ["step"],
+            registry=self.registry,
+            buckets=_BUCKETS,
+        )
+        self._intake = Histogram(
+            "kentongan_broker_intake_seconds",
+            "From the bus's store to the commit",
+            registry=self.registry,
+            buckets=_BUCKETS,
+        )
+        self._pending = Gauge(
+            "kentongan_broker_intake_pending", "Messages that wait in the intake", registry=self.registry
+        )
+        self.send_seconds = Histogram(
+            "kentongan_broker_send_seconds",
+            "From the commit to the recipient's inbox on the bus",
+            registry=self.registry,
+            buckets=_BUCKETS,
+        )
+        self.log_cosigned = Gauge(
+            "kentongan_broker_log_cosigned_size",
+            "Leaves under the newest checkpoint that a member has cosigned since the start",
+            ["member"],
+            registry=self.registry,
         )
         self._reports = Counter(
             "kentongan_broker_reports_total", "Reports decided", ["outcome", "reason"], registry=self.registry
@@ -93,12 +125,22 @@ class Metrics:
         self.batch_seconds.observe(seconds)
         for (outcome, reason), number in work.counts.items():
             self._reports.labels(outcome, reason).inc(number)
+        for (_, since), (step, until) in zip(work.marks, work.marks[1:], strict=False):
+            self._steps.labels(step).observe(max(0, until - since) / 1e9)
         self._replays.inc(work.replays)
         self._links.inc(work.links)
         for _, state, number in work.answers.states:
             self._confirmations.labels(state).inc(number)
         for waited in work.answers.seconds:
             self.confirm_seconds.observe(waited)
+
+    def count_intake(self, batch: Sequence[Message], now_ns: int) -> None:
+        """Count how long messages were on their way to the commit, and what waits behind them."""
+        for message in batch:
+            stored = stored_at(message.reply)
+            if stored is not None:
+                self._intake.observe(max(0, now_ns - stored[0]) / 1e9)
+                self._pending.set(stored[1])
 
     def count_stopped(self, reason: str) -> None:
         """Count a report that is no longer delivered."""
@@ -111,12 +153,6 @@ class Metrics:
         for member, (number, oldest) in backlog.items():
             self._backlog.labels(member).set(number)
             self._oldest.labels(member).set(max(0, now_ms - oldest) / 1000)
-
-    def show_keys(self, seconds: Mapping[tuple[str, str], int]) -> None:
-        """Set how long keys last."""
-        self.key_expires.clear()
-        for (member, kind), left in seconds.items():
-            self.key_expires.labels(member, kind).set(left)
 
     def render(self) -> bytes:
         """The exposition text."""

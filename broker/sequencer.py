@@ -186,6 +186,7 @@ class Sequencer:
             log.warning("log.cosignature_refused", member=member, size=request.size, reason=exc.reason.value)
             raise
         self._metrics.log_cosignatures.labels(member).inc()
+        self._metrics.log_cosigned.labels(member).set(request.size)
         if published:
             self._tell_published()
         return b"{}"

@@ -44,7 +44,7 @@ def raise_alarm(tx: Tx, about: str, reason: str, at: int, **facts: Any) -> bool:
     """
     tx.event("alarm", {"about": about, "reason": reason, **facts}, at)
     about, reason = _plain(about, _SHORT), _plain(reason, _SHORT)
-    key = _key(about, reason, *(str(facts.get(name) or "") for name in _TELLING))
+    key = _key(about, reason, *(str(facts.get(name) or "") for name in _TELLING), *map(str, _output(facts)))
     row = tx.open_alarm(key)
     if row is None and sum(tx.open_alarms().values()) >= MOST:
         about, reason = EVERYTHING, reason if reason in _REASONS else _OTHER
@@ -57,6 +57,11 @@ def raise_alarm(tx: Tx, about: str, reason: str, at: int, **facts: Any) -> bool:
     known = {"id": tx.number(tables.alarms), "key": key, "about": about, "kind": reason, "facts": _encode(kept)}
     tx.add(tables.alarms, [{**known, "first_at": at, "last_at": at, "times": 1}])
     return True
+
+
+def _output(facts: dict[str, Any]) -> list[Any]:
+    """The webhook that an alarm is about; apart from the others, so that the keys of those stay what they are."""
+    return [facts["webhook"]] if "webhook" in facts else []
 
 
 def _key(about: str, reason: str, *telling: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -32,24 +32,29 @@ from node.api.server import Operations, make_app
 from node.api.taxii import Taxii
 from node.api.taxii_intake import Intake
 from node.api.tokens import TokensApi
+from node.api.webhooks import Webhooks
 from node.catchup import Catchup
-from node.config import Config, Hook
+from node.config import Config
 from node.core import NodeCore
 from node.dialling import tls_of
 from node.feed import Feed
 from node.formats import stix
+from node.keyage import key_seconds
 from node.keywatch import KeyWatch
 from node.lookout import Lookout
-from node.loops import Committer, Link, Receiver, Refresher, Sender, State, Writer, tidy, watch_policy
+from node.loops import Committer, Link, Receiver, Refresher, Sender, State, Writer, tidy
 from node.metrics import Metrics
 from node.outbox import Outbox
 from node.policies import Exchange
+from node.policyfile import watch_policy
 from node.projection import follow
+from node.push import Place, make_outputs, targets
 from node.renewal import Renewal, complete
 from node.review import held
-from node.store import Store
+from node.store import Event, Store
+from node.traces import Paths
 from node.trust import Trust
-from node.webhook import Target, Webhook, read_webhook_secret
+from node.views import iso
 from node.witness import Witness
 from node.witnessing import Witnessing
 from protocol import process, subjects
@@ -59,8 +64,10 @@ from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.invitation import load_invitation
 from protocol.keys import SigningKey, read_secret
 from protocol.policy import Policy, PolicyBook, load_policy
+from protocol.reportlog import SILENT, ReportLog, to_stderr
 from protocol.sealing import SealingKey
 from protocol.tls import server_context
+from protocol.tracing import Tracing, open_tracing
 
 log = structlog.get_logger()
 Dial = Callable[[Callable[[str], None]], Awaitable[Link]]
@@ -86,6 +93,8 @@ class Node:
         rand: returns that many random bytes.
         dial: connects to the bus; by default to the invitation's server.
         approve: judges a policy file before a new version is signed; raises ConfigError.
+        tracing: where spans go; by default as the configuration says.
+        reports: takes a line a report and step.
     """
 
     def __init__(
@@ -96,7 +105,11 @@ class Node:
         rand: Callable[[int], bytes],
         dial: Dial | None = None,
         approve: Approve = _anything,
+        tracing: Tracing | None = None,
+        reports: ReportLog = SILENT,
     ) -> None:
+        self._tracing = tracing
+        self._reports = reports
         self._approve = approve
         self._config = config
         self._now = now
@@ -124,13 +137,14 @@ class Node:
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
         async with AsyncExitStack() as stack:
-            target = _target(self._config.webhook)
+            hooks = targets(self._config)
             core, witness = stack.enter_context(_open_core(self._config, self._now, self._rand, self._approve))
             writer = Writer()
             stack.callback(writer.close)
             stack.push_async_callback(_close_link, state := State())
             feed, access = self._door(core)
             keys = KeyWatch(self._config.keys, core, writer, state, self._now)
+            tracing, paths = self._trace(stack)
             metrics = Metrics(
                 outbox=core.outbox,
                 words=core.words,
@@ -138,20 +152,24 @@ class Node:
                 now=self._now,
                 alarms=core.open_alarms,
                 overdue=core.overdue,
-                key_ends=keys.seconds,
                 held=partial(held, core.store),
+                keys=lambda: key_seconds(core, self._config.keys / files.NATS_CREDS, self._now),
+                oldest_leaf=core.oldest_unproven,
             )
-            committer = Committer(core, writer, state, metrics)
+            known = Place(core.store, writer, feed, metrics, self._now, self._rand)
+            outputs = make_outputs(self._config, hooks, known)
+            committer = Committer(core, writer, state, metrics, paths)
             refresher = Refresher(core, writer, state, self._config.data / REGION_FILE)
             app = make_app(
                 access=access,
-                reports=Reports(core, committer, metrics, self._now),
+                reports=Reports(core, committer, metrics, self._now, tracing),
                 inbox=Inbox(core, writer, state),
                 listening=Listening(feed),
                 explaining=Explaining(core, self._now),
                 alarms=Alarms(core, writer),
                 review=Review(core, writer, committer, access, self._now),
                 tokens=TokensApi(access, writer),
+                webhooks=Webhooks(outputs.hooks),
                 operations=Operations(core, writer, state, metrics, self._now, keys.ends),
                 metrics=metrics,
                 on_bug=self._bugs.hear,
@@ -163,9 +181,9 @@ class Node:
                 runner = await self._serve(app)
                 watching = group.create_task(self._bugs.watch())
                 group.create_task(self._stay_linked(core, writer, state))
-                for sender in self._senders(core, writer, state):
+                for sender in self._senders(core, writer, state, paths):
                     group.create_task(sender.run())
-                group.create_task(Receiver(core, writer, state, metrics, refresher).run())
+                group.create_task(Receiver(core, writer, state, metrics, refresher, paths).run())
                 group.create_task(refresher.run())
                 group.create_task(Catchup(core, writer, state, metrics, refresher).run())
                 group.create_task(watch_policy(core, writer, state, self._config.policy, self._approve))
@@ -176,10 +194,7 @@ class Node:
                 loops = (witnessing.watch(), witnessing.prove(), keys.run(), renewal.run())
                 for loop in (*loops, *self._timers(core, writer, state, metrics, access)):
                     group.create_task(loop)
-                sending: list[asyncio.Task[None]] = []
-                if target is not None:
-                    hook = Webhook(target, store=core.store, writer=writer, feed=feed, metrics=metrics, now=self._now)
-                    sending.append(group.create_task(hook.run()))
+                sending = [group.create_task(loop) for loop in outputs.loops()]
                 log.info("node.started", url=self.url, member=core.member, backlog=core.outbox.weight)
                 self.started.set()
                 try:
@@ -203,10 +218,26 @@ class Node:
     def _door(self, core: NodeCore) -> tuple[Feed, Access]:
         """What is told, and to whom."""
         feed = Feed(core.store, asyncio.get_running_loop())
-        core.store.on_events = feed.announce
+        core.store.on_events = self._announce(feed)
         access = Access(self._config.tokens, core.store, self._now, self._rand)
         access.on_change = feed.wake
         return feed, access
+
+    def _trace(self, stack: AsyncExitStack) -> tuple[Tracing, Paths]:
+        tracing = self._tracing or open_tracing(self._config.tracing, "kentongan-node", self._config.member)
+        stack.push_async_callback(asyncio.to_thread, tracing.close)
+        return tracing, Paths(tracing)
+
+    def _announce(self, feed: Feed) -> Callable[[Sequence[Event]], None]:
+        """Who hears of events that were committed."""
+        if not self._reports.on:
+            return feed.announce
+
+        def announce(events: Sequence[Event]) -> None:
+            feed.announce(events)
+            self._reports.events(events, iso)
+
+        return announce
 
     async def _serve(self, app: web.Application) -> web.AppRunner:
         http = self._config.http
@@ -270,7 +301,7 @@ class Node:
             write_uses(access, writer, state),
         ]
 
-    def _senders(self, core: NodeCore, writer: Writer, state: State) -> list[Sender]:
+    def _senders(self, core: NodeCore, writer: Writer, state: State, paths: Paths) -> list[Sender]:
         def seconds_to(box: Outbox) -> Callable[[], float | None]:
             def seconds() -> float | None:
                 due = box.next_due()
@@ -287,6 +318,7 @@ class Node:
                 take=core.outgoing,
                 tried=core.tried,
                 next_due=seconds_to(core.outbox),
+                paths=paths,
             ),
             Sender(
                 subjects.Kind.CONFIRMATIONS,
@@ -296,6 +328,7 @@ class Node:
                 take=core.outgoing_words,
                 tried=core.tried_words,
                 next_due=seconds_to(core.words),
+                paths=paths,
             ),
         ]
 
@@ -349,10 +382,6 @@ def _open_core(
         yield core, witness
 
 
-def _target(hook: Hook) -> Target | None:
-    return Target(hook, read_webhook_secret(hook.secret_file)) if hook.url else None
-
-
 async def _close_link(state: State) -> None:
     if state.link is not None:
         await state.link.close()
@@ -388,6 +417,7 @@ def run(config: Config, approve: Approve = _anything) -> int:
 
 
 async def _run_until_signal(config: Config, approve: Approve) -> None:
-    node = Node(config, now=lambda: datetime.now(UTC), rand=secrets.token_bytes, approve=approve)
+    reports = to_stderr(config.logging)
+    node = Node(config, now=lambda: datetime.now(UTC), rand=secrets.token_bytes, approve=approve, reports=reports)
     process.on_stop(node.stop)
     await node.run()

@@ -37,6 +37,7 @@ from node.config import (
 )
 from node.dialling import keep_certificate
 from node.keycli import held_trust
+from node.pushcli import add_webhooks
 from node.reading import open_reader
 from node.store import Store, microseconds
 from node.tokencli import add_commands
@@ -86,10 +87,11 @@ high = 120                     # from 70
 medium = 1440                  # from 40, or not stated
 low = 4320
 
-# [webhook]                    # events as signed HTTP requests; how to make the secret stands in docs/operate.md
+# [[webhook]]                  # events as signed HTTP requests, and as syslog: docs/observe.md
+# name = "soc"
 # url = "https://soc.example/kentongan"
 # secret_file = "keys/webhook.secret"
-# kinds = ["alarm", "report.unread", "report.unconfirmed"]
+# kinds = ["alarm", "report.unread", "report.unconfirmed", "webhook.disabled"]
 
 # [taxii]                      # others' reports for OpenCTI, Splunk, Sentinel, under /taxii2/: docs/connect/taxii.md
 # enabled = true
@@ -201,6 +203,7 @@ def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None
     verify.add_argument("place", type=Path, metavar="DIR|node.toml")
     verify.add_argument("--out", type=Path, metavar="DIR", help="write the records there, as a broker keeps them")
     verify.set_defaults(run=lambda args: _verify_membership(args.place, args.out))
+    add_webhooks(commands)
     run = commands.add_parser("run", help="run the node until SIGTERM")
     run.add_argument("place", type=Path, metavar="DIR|node.toml")
     run.set_defaults(run=lambda args: app.run(load_config(find_config(args.place)), approve))

@@ -13,6 +13,8 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from node.outputs import Hook, Syslog, check_names
+from protocol import reportlog, tracing
 from protocol.process import Port, Section, Settings, Token, load_settings
 from protocol.registry import MemberId
 from protocol.report import Jurisdiction, Line
@@ -77,17 +79,6 @@ class Escalation(Section, frozen=True, kw_only=True):
     low: WholeMinutes = 4_320
 
 
-EventKind = Annotated[str, Meta(pattern=r"^[a-z]+(\.[a-z]+)?$(?!\n)")]
-
-
-class Hook(Section, frozen=True, kw_only=True):
-    """Where events are sent to as they happen; nowhere without a `url`."""
-
-    url: Annotated[str, Meta(pattern=r"^(https?://[^\s/]+(/\S*)?)?$(?!\n)")] = ""
-    secret_file: Path = Path("keys/webhook.secret")
-    kinds: Annotated[tuple[EventKind, ...], Meta(min_length=1)] = ("alarm", "report.unread", "report.unconfirmed")
-
-
 class Taxii(Section, frozen=True, kw_only=True):
     """Others' reports for TAXII 2.1 clients, and a collection into which they may post; nothing unless enabled."""
 
@@ -112,8 +103,12 @@ class _File(Settings, frozen=True, kw_only=True):
     nats: Bus = Bus()
     log: Log = Log()
     escalation: Escalation = Escalation()
-    webhook: Hook = Hook()
     taxii: Taxii = Taxii()
+    webhook: Hook | list[Hook] = msgspec.field(default_factory=list)
+    """Several, or the single one of older files."""
+    tracing: tracing.Settings = tracing.Settings()
+    logging: reportlog.Settings = reportlog.Settings()
+    syslog: list[Syslog] = msgspec.field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +128,11 @@ class Config:
     backlog: int
     log: Log = field(default_factory=Log)
     escalation: Escalation = field(default_factory=Escalation)
-    webhook: Hook = field(default_factory=Hook)
     taxii: Taxii = field(default_factory=Taxii)
+    webhooks: tuple[Hook, ...] = ()
+    syslogs: tuple[Syslog, ...] = ()
+    tracing: tracing.Settings = field(default_factory=tracing.Settings)
+    logging: reportlog.Settings = field(default_factory=reportlog.Settings)
     store: str | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -143,6 +141,8 @@ class Config:
 def load_config(path: Path) -> Config:
     """Read a configuration. ConfigError with the path of the fault and the file's name."""
     file = load_settings(path, _File, "kentongan node init")
+    hooks = [file.webhook] if isinstance(file.webhook, Hook) else file.webhook
+    check_names(hooks, file.syslog, path)
     return Config(
         member=file.member,
         jurisdiction=file.jurisdiction,
@@ -157,8 +157,11 @@ def load_config(path: Path) -> Config:
         backlog=file.limits.backlog,
         log=file.log,
         escalation=file.escalation,
-        webhook=file.webhook,
         taxii=file.taxii,
+        webhooks=tuple(hook for hook in hooks if hook.url),
+        syslogs=tuple(file.syslog),
+        tracing=file.tracing,
+        logging=file.logging,
         store=file.store,
         tls_cert=file.nats.tls_cert,
         tls_key=file.nats.tls_key,

@@ -309,7 +309,7 @@ class NodeCore:
         self._recover()
         numbers = self.outbox.take(self._now(), most)
         rows = self._in_hand(self.outbox, numbers, lambda reads: reads.submissions_by("id", numbers))
-        return [Outgoing((row.id,), row.message) for row in rows]
+        return [Outgoing((row.id,), row.message, row.digest) for row in rows]
 
     def _in_hand(self, box: Outbox, numbers: Sequence[int], read: Callable[[Reads], list[Any]]) -> list[Any]:
         """What was taken from an outbox, or it is given back."""
@@ -476,6 +476,12 @@ class NodeCore:
         """How many readings are overdue, by side and severity."""
         with self.store.read() as reads:
             return reads.overdue(microseconds(self._now()))
+
+    def oldest_unproven(self) -> int | None:
+        """Since when the oldest thing waits that the log does not prove yet."""
+        with self.store.read() as reads:
+            row = reads.oldest_leaf(0, 2**62)
+        return None if row is None else int(row.at)
 
     def open_alarms(self) -> dict[str, int]:
         """How many alarms are open, by reason."""

@@ -23,6 +23,7 @@ from protocol.errors import ProtocolError
 from protocol.parse import decode
 from protocol.reasons import Reason
 from protocol.report import Filing
+from protocol.tracing import Trace
 
 _filing: Final = msgspec.json.Decoder(Filing)
 _items: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -76,6 +77,8 @@ class Posting:
     """Of each item, if they were read from a document of another format."""
     release: Release | None = None
     """Its only item was held until now."""
+    trace: Trace | None = None
+    """Of the request, if traces are on."""
 
     def __post_init__(self) -> None:
         items = tuple(

@@ -107,11 +107,6 @@ class KeyWatch:
         """When the key in use of each kind ends, of those that do."""
         return {one.kind: one.not_after for one in self.lives() if one.in_use and one.not_after is not None}
 
-    def seconds(self) -> dict[tuple[str], int]:
-        """The same as seconds from now, for the metrics."""
-        now = self._now()
-        return {(kind,): int((end - now).total_seconds()) for kind, end in self.ends().items()}
-
     async def run(self) -> None:
         """Until the stop: warn of what ends soon."""
         bell = self._state.bell()

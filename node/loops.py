@@ -26,11 +26,12 @@ from node.intake import Posting
 from node.metrics import Metrics
 from node.opening import Opened
 from node.outbox import Outgoing
+from node.traces import Paths
 from node.trust import head_in
 from protocol import subjects
-from protocol.errors import ConfigError, ProtocolError, Transient
+from protocol.errors import ProtocolError, Transient
 from protocol.parse import decode
-from protocol.policy import load_policy
+from protocol.tracing import tick
 from protocol.transport import Bus, Message
 
 T = TypeVar("T")
@@ -188,8 +189,9 @@ class State:
 class Committer:
     """Group commit: whatever waits when a transaction ends goes into the next one. Nothing lingers for company."""
 
-    def __init__(self, core: NodeCore, writer: Writer, state: State, metrics: Metrics) -> None:
+    def __init__(self, core: NodeCore, writer: Writer, state: State, metrics: Metrics, paths: Paths) -> None:
         self._core = core
+        self._paths = paths
         self._writer = writer
         self._state = state
         self._metrics = metrics
@@ -230,7 +232,11 @@ class Committer:
     async def _commit(self, batch: Sequence[tuple[Posting, asyncio.Future[Reply]]]) -> None:
         began = monotonic()
         try:
-            replies = await self._writer.run(self._core.file, [posting for posting, _ in batch])
+            postings = [posting for posting, _ in batch]
+            if self._paths.tracing.on:
+                replies = await self._writer.run(self._paths.file, self._core, postings)
+            else:
+                replies = await self._writer.run(self._core.file, postings)
         except BaseException as exc:
             for _, future in batch:
                 if not future.done():
@@ -269,6 +275,7 @@ class Sender:
         tried: hears what became of them.
         next_due: seconds until something is due, None if nothing waits.
         bell: rings when there is something new.
+        paths: what led to what, for traces.
     """
 
     def __init__(
@@ -281,7 +288,9 @@ class Sender:
         take: Callable[[int], list[Outgoing]],
         tried: Callable[[Sequence[int], Sequence[int]], None],
         next_due: Callable[[], float | None],
+        paths: Paths,
     ) -> None:
+        self._paths = paths
         self._kind = kind
         self._state = state
         self._writer = writer
@@ -315,7 +324,14 @@ class Sender:
 
     async def _publish(self, link: Link, message: Outgoing) -> bool:
         try:
-            await link.publish(subjects.INTAKE, self._kind, message.data)
+            if self._paths.tracing.on:
+                span = self._paths.publishing(self._kind, message)
+                try:
+                    await link.publish(subjects.INTAKE, self._kind, message.data, trace=span.header)
+                finally:
+                    span.end()
+            else:
+                await link.publish(subjects.INTAKE, self._kind, message.data)
         except Transient as exc:
             log.warning("node.not_sent", kind=self._kind.value, size=len(message.data), detail=str(exc)[:200])
             return False
@@ -323,13 +339,17 @@ class Sender:
             # The server's payload limit is below the protocol's: nothing else is held up by it.
             log.error("node.not_sendable", kind=self._kind.value, size=len(message.data), reason=exc.reason.value)
             return False
+        log.info("node.sent", kind=self._kind.value, bytes=len(message.data), submission=message.digest or None)
         return True
 
 
 class Receiver:
     """Reads the inbox stream: verify, commit, acknowledge."""
 
-    def __init__(self, core: NodeCore, writer: Writer, state: State, metrics: Metrics, refresh: Refresher) -> None:
+    def __init__(
+        self, core: NodeCore, writer: Writer, state: State, metrics: Metrics, refresh: Refresher, paths: Paths
+    ) -> None:
+        self._paths = paths
         self._core = core
         self._writer = writer
         self._state = state
@@ -353,7 +373,7 @@ class Receiver:
                 await bell.wait(PAUSE)
 
     async def _round(self, link: Link, messages: Sequence[Message]) -> None:
-        began = monotonic()
+        began, began_ns = monotonic(), tick()
         opened = await asyncio.to_thread(self._core.open, messages)
         left = await self._open_again(messages, opened) if opened.again else set()
         taken = await self._writer.run(self._core.take_in, opened)
@@ -361,7 +381,9 @@ class Receiver:
             self._state.said.ring()
         self._state.ring_arrival()
         await link.ack([message for index, message in enumerate(messages) if index not in left])
-        self._metrics.count(taken.counts)
+        self._metrics.count(taken.counts, taken.steps)
+        if self._paths.tracing.on:
+            self._paths.received(messages, taken, began_ns)
         for seconds in taken.seconds:
             self._metrics.receipt_seconds.observe(seconds)
         said = {f"{what}:{reason}" if reason else what: number for (what, reason), number in taken.counts.items()}
@@ -445,42 +467,6 @@ def _replace(path: Path, data: bytes) -> None:
     fresh = path.with_suffix(".new")
     fresh.write_bytes(data)
     fresh.replace(path)
-
-
-async def watch_policy(
-    core: NodeCore, writer: Writer, state: State, path: Path, approve: Callable[[Path], None], every: float = 1.0
-) -> None:
-    """Take a changed policy file; a broken one is refused loudly, and the policy before it stays in force."""
-    bell = state.bell()
-    seen = _stamp(path)
-    while not state.stopping:
-        await bell.wait(every)
-        stamp = _stamp(path)
-        if stamp == seen:
-            continue
-        seen = stamp
-        try:
-            policy = load_policy(await asyncio.to_thread(path.read_text, encoding="utf-8"), path.name)
-            await writer.run(core.adopt, policy, path.name, lambda: approve(path))
-        except (ConfigError, OSError, UnicodeDecodeError) as exc:
-            state.policy_fault = str(exc)
-            log.error("node.policy_refused", detail=str(exc))
-            continue
-        except Transient as exc:
-            log.warning("node.policy_waits", detail=str(exc)[:200])
-            seen = (0, 0)
-            continue
-        state.policy_fault = ""
-        state.ring_policy()
-        log.info("node.policy", version=policy.version)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return (0, 0)
-    return (found.st_mtime_ns, found.st_size)
 
 
 async def tidy(core: NodeCore, writer: Writer, state: State) -> None:

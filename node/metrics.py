@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from node.outbox import Outbox
+from node.outbox import Outbox, Waiting
+from node.store import SCHEMA
 from node.witness import Standing
+from protocol.measures import Read, show_process
+from protocol.reasons import Reason
 
+_STATES = ("received", "refused", "read", "acting", "closed", "expired", "strong", "weak", "")
+_REASONS = frozenset((*_STATES, *(reason.value for reason in Reason)))
+"""The labels that there are for what others say: reason codes, states, and how strong a link is."""
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600)
-
-
-class _Kept(Collector):
-    """A gauge whose values stand in the store, so that a restart does not lose them; read at each scrape."""
-
-    def __init__(self, name: str, text: str, labels: Sequence[str], read: Callable[[], Mapping[Any, int]]) -> None:
-        self._name, self._text, self._labels, self._read = name, text, labels, read
-
-    def collect(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily(self._name, self._text, labels=self._labels)
-        for values, number in self._read().items():
-            family.add_metric(values, number)
-        yield family
 
 
 class Metrics:
@@ -37,7 +28,9 @@ class Metrics:
         outbox, words: read at each scrape.
         link: tells whether the bus is there.
         now: the clock.
-        alarms, overdue, key_ends: read at each scrape, see `NodeCore`.
+        alarms, overdue: read at each scrape, see `NodeCore`.
+        keys: seconds until each own key ends, by its use.
+        oldest_leaf: since when the oldest thing waits that the log does not prove yet, in microseconds since 1970.
     """
 
     def __init__(
@@ -49,10 +42,12 @@ class Metrics:
         now: Callable[[], datetime],
         alarms: Callable[[], Mapping[str, int]] = dict,
         overdue: Callable[[], Mapping[Any, int]] = dict,
-        key_ends: Callable[[], Mapping[Any, int]] = dict,
         held: Callable[[], int] = int,
+        keys: Callable[[], Mapping[tuple[str], float]] = dict,
+        oldest_leaf: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.registry = CollectorRegistry()
+        show_process(self.registry, "node", SCHEMA)
         self.filed = Counter(
             "kentongan_node_filed", "Reports posted, by outcome", ["outcome", "reason"], registry=self.registry
         )
@@ -97,13 +92,21 @@ class Metrics:
             "kentongan_node_escalations", "Readings that became overdue", ["side", "severity"], registry=self.registry
         )
         self.webhooks = Counter(
-            "kentongan_node_webhooks", "Attempts to send an event", ["outcome"], registry=self.registry
+            "kentongan_node_webhooks", "Attempts to send an event", ["webhook", "outcome"], registry=self.registry
         )
-        self.webhook_oldest = Gauge(
-            "kentongan_node_webhook_oldest_seconds", "Age of the event that cannot be sent", registry=self.registry
+        self.webhook_oldest, self.webhook_disabled, self.syslog_oldest = (
+            Gauge(f"kentongan_node_{name}", text, [label], registry=self.registry)
+            for name, text, label in (
+                ("webhook_oldest_seconds", "Age of the event that cannot be sent", "webhook"),
+                ("webhook_disabled", "1 while a webhook waits for somebody to enable it", "webhook"),
+                ("syslog_oldest_seconds", "Age of the event that cannot be sent", "syslog"),
+            )
+        )
+        self.syslogs = Counter(
+            "kentongan_node_syslog", "Events sent to syslog, and faults", ["syslog", "outcome"], registry=self.registry
         )
         self.registry.register(
-            _Kept(
+            Read(
                 "kentongan_node_alarms_open",
                 "Alarms that nobody has cleared",
                 ["reason"],
@@ -111,9 +114,16 @@ class Metrics:
             )
         )
         self.registry.register(
-            _Kept("kentongan_node_unread", "Readings that are overdue", ["side", "severity"], overdue)
+            Read("kentongan_node_unread", "Readings that are overdue", ["side", "severity"], overdue)
         )
-        self.registry.register(_Kept("kentongan_node_key_expires_seconds", "Until a key ends", ["kind"], key_ends))
+        self._show_steps(outbox, words, now)
+        self.registry.register(
+            Read("kentongan_node_key_expiry_seconds", "Seconds until an own key ends", ["use"], keys)
+        )
+
+        def unproven() -> float:
+            since = oldest_leaf()
+            return 0.0 if since is None else max(0.0, now().timestamp() - since / 1_000_000)
 
         def age(box: Outbox) -> float:
             oldest = box.oldest()
@@ -124,14 +134,51 @@ class Metrics:
             ("outbox_oldest_seconds", "Age of the oldest submission without a receipt", lambda: age(outbox)),
             ("confirmations_unsent", "Confirmations that the broker has not noted", lambda: float(len(words))),
             ("review_held", "Filings that wait for a person to release them", lambda: float(held())),
+            ("log_oldest_seconds", "Age of the oldest receipt or delivery that the log does not prove yet", unproven),
             ("link_up", "1 while the bus is connected", lambda: float(link())),
         ):
             Gauge(f"kentongan_node_{name}", text, registry=self.registry).set_function(read)
 
-    def count(self, counts: Counts[tuple[str, str]]) -> None:
+    def _show_steps(self, outbox: Outbox, words: Outbox, now: Callable[[], datetime]) -> None:
+        """Times that the outboxes know."""
+        published = Histogram(
+            "kentongan_node_commit_to_published_seconds",
+            "From the commit to the bus's store, of submissions and confirmations",
+            ["what"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        answered = Histogram(
+            "kentongan_node_published_to_answer_seconds",
+            "From the bus's store to the broker's word, of submissions and confirmations",
+            ["what"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        for box, what in ((outbox, "submission"), (words, "confirmation")):
+            seen = answered.labels(what)
+
+            def settled(found: Waiting, seen: Histogram = seen) -> None:
+                if found.published is not None:
+                    seen.observe(max(0.0, (now() - found.published).total_seconds()))
+
+            box.on_published = published.labels(what).observe
+            box.on_settled = settled
+        self._bus = Histogram(
+            "kentongan_node_broker_to_here_seconds",
+            "From the broker's decision to its receipt or the report here, by both clocks",
+            ["what"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+
+    def count(self, counts: Counts[tuple[str, str]], steps: Sequence[tuple[str, float]] = ()) -> None:
         """Add what a batch of messages came to."""
         for (what, reason), number in counts.items():
-            self.handled.labels(what, reason).inc(number)
+            # Reasons come from others, who could think up ever new ones.
+            self.handled.labels(what, reason if reason in _REASONS else "other").inc(number)
+        for what, seconds in steps:
+            self._bus.labels(what).observe(max(0.0, seconds))
 
     def stands(self, log: Standing) -> None:
         """Show where the witness stands."""

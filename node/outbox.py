@@ -9,7 +9,7 @@ it is due at once. Takes some 300 bytes for each thing that waits.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -34,6 +34,8 @@ class Waiting:
     in_hand: bool = False
     failed: bool = False
     due: datetime | None = None
+    published: datetime | None = None
+    """When the bus first stored it."""
 
 
 class Outbox:
@@ -48,13 +50,20 @@ class Outbox:
         self._waiting: dict[int, Waiting] = {}
         self._heap: list[tuple[datetime, int]] = []
         self.weight = 0
+        self.newest = 0
+        """The highest number that was ever added."""
+        self.on_published: Callable[[float], None] = _ignore
+        """Hears after how many seconds something was first stored by the bus."""
+        self.on_settled: Callable[[Waiting], None] = _ignore
+        """Hears of what waits no more."""
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, number: int, since: datetime, now: datetime, weight: int = 1) -> None:
         """Something new waits, or something known is to be sent again at once."""
-        self.settle([number])
+        self._drop(number)
+        self.newest = max(self.newest, number)
         self._waiting[number] = Waiting(since, weight, due=now)
         self.weight += weight
         heapq.heappush(self._heap, (now, number))
@@ -84,9 +93,12 @@ class Outbox:
                 continue
             wait = min(MOST_WAIT, (STORED_WAIT if stored else FAILED_WAIT) * 2 ** min(found.attempts, 6))
             due = now + wait * (0.75 + self._rand(1)[0] / 512)
+            published = found.published or (now if stored else None)
             self._waiting[number] = replace(
-                found, attempts=found.attempts + 1, in_hand=False, failed=not stored, due=due
+                found, attempts=found.attempts + 1, in_hand=False, failed=not stored, due=due, published=published
             )
+            if published is not found.published:
+                self.on_published((now - found.since).total_seconds())
             heapq.heappush(self._heap, (due, number))
 
     def hurry(self, now: datetime) -> None:
@@ -99,9 +111,15 @@ class Outbox:
     def settle(self, numbers: Iterable[int]) -> None:
         """The broker's word is here: these wait no more."""
         for number in numbers:
-            found = self._waiting.pop(number, None)
+            found = self._drop(number)
             if found is not None:
-                self.weight -= found.weight
+                self.on_settled(found)
+
+    def _drop(self, number: int) -> Waiting | None:
+        found = self._waiting.pop(number, None)
+        if found is not None:
+            self.weight -= found.weight
+        return found
 
     def __contains__(self, number: int) -> bool:
         return number in self._waiting
@@ -125,12 +143,18 @@ class Outbox:
         return next((found.since for found in self._waiting.values()), None)
 
 
+def _ignore(_: object) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """A message for the broker, and the numbers of what is in it."""
 
     numbers: tuple[int, ...]
     data: bytes
+    digest: str = ""
+    """Of a submission, by which the broker knows it too."""
 
 
 def in_messages(rows: Sequence[Any]) -> list[Outgoing]:

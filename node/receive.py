@@ -60,6 +60,8 @@ class TakenIn:
     """Own confirmations that the broker holds."""
     to_send: list[int] = field(default_factory=list)
     """Own confirmations to be sent now."""
+    steps: list[tuple[str, float]] = field(default_factory=list)
+    """Seconds by the broker's clock and this one: from its decision to its receipt, or to the report, here."""
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(what, reason) of reports and statements."""
 
@@ -165,6 +167,7 @@ class Clerk:
         self._tx.set(tables.submissions, "id", [{"id": row.id, "waiting": False, "receipt": jws}])
         self.taken.settled.append(row.id)
         self.taken.seconds.append((self._at - row.created_at) / 1_000_000)
+        self.taken.steps.append(("receipt", (self._now - receipt.received_at).total_seconds()))
 
     def _hold_to_policy(self, submission: int, receipt: Receipt) -> None:
         """No grant of an own report goes beyond its marking and the own policy, or the broker is at fault."""
@@ -394,6 +397,7 @@ class Clerk:
                 self._tx.event("report.received", {**ids, **facts}, self._at)
             self._tx.add(tables.inbox, rows)
         self.taken.counts["received", ""] += len(unique)
+        self.taken.steps += [("report", (self._now - item.received_at).total_seconds()) for item in unique.values()]
         if expired:
             self.expire()
         expect_reading(self._tx, list(unique.values()), self._at)

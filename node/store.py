@@ -1,4 +1,4 @@
-"""What a node holds on disk; with `due.py` and `taxiistore.py`, the only file of the node that speaks SQL.
+"""What a node holds on disk; with `due.py`, `doorrows.py`, `taxiistore.py` and `pushed.py`, all of the node's SQL.
 
 Guarantees: `write` is one transaction, on disk when it returns (SQLite WAL, synchronous=FULL; or PostgreSQL by URL) or
 not there at all; events get gapless-by-order numbers and are announced only after the commit, in their order. Refuses:
@@ -40,6 +40,7 @@ from sqlalchemy import (
 
 from node.doorrows import any_of as _in
 from node.due import Due, Over
+from node.pushed import Pushed
 from node.tables import (
     alarms,
     checkpoints,
@@ -107,7 +108,7 @@ class Event:
     at: int
 
 
-class Reads(Due, TaxiiReads):
+class Reads(Due, TaxiiReads, Pushed):
     """Queries; on a connection that shows one state of the database."""
 
     def _by(self, table: Table, column: str, values: Collection[Any]) -> list[Row[Any]]:

@@ -18,6 +18,7 @@ checkpoints        of the broker's log, as this node verified them: each continu
 governance         records of the region's trustees, from the founding one on, as the broker listed them
 events             the feed
 alarms             what should never happen and did, until a person clears it
+outputs            how far each webhook and syslog receiver has come, and whether it is disabled
 escalations        reports that nobody has read yet: here, or at the members to which an own report went
 taxii_objects      STIX objects of others' reports, for TAXII clients: `added_at` is their number, in whole milliseconds
 taxii_listed       in which collections the objects of a report stand, under which marking
@@ -324,4 +325,14 @@ taxii_status = Table(
     Column("client", String(64), nullable=False),
     Column("at", BigInteger, nullable=False, index=True),
     Column("objects", LargeBinary, nullable=False),
+)
+outputs = Table(
+    "outputs",
+    metadata,
+    Column("name", String(31), primary_key=True),
+    Column("next", BigInteger, nullable=False),
+    Column("failing_since", BigInteger),
+    Column("fault", String(64), nullable=False),
+    Column("disabled_at", BigInteger),
+    Column("delivered_at", BigInteger),
 )

@@ -168,12 +168,14 @@ class NatsBus:
         """Messages that arrived and wait for the next `pull`."""
         return self._puller.buffered
 
-    async def publish(self, subject: str, kind: str, data: bytes) -> None:
+    async def publish(self, subject: str, kind: str, data: bytes, *, trace: str = "") -> None:
         """See `Bus.publish`."""
         headers = {
             subjects.KIND_HEADER: kind,
             subjects.TRANSPORT_ID_HEADER: f"{self._id}-{next(self._count)}",
         }
+        if trace:
+            headers[subjects.TRACE_HEADER] = trace
         answer = await self._ask(subject, data, headers, self._publish_timeout)
         check_stored(answer.data)
 

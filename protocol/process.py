@@ -114,14 +114,18 @@ def _resolved(section: S, base: Path) -> S:
             changes[name] = base / value
         elif isinstance(value, Section):
             changes[name] = _resolved(value, base)
+        elif isinstance(value, list):
+            changes[name] = [_resolved(item, base) if isinstance(item, Section) else item for item in value]
     return msgspec.structs.replace(section, **changes)
 
 
 def _known_keys(kind: type[Section]) -> str:
     plain, tables = [], []
     for field in msgspec.structs.fields(kind):
-        many = get_origin(field.type) is list
-        of = get_args(field.type)[0] if many else field.type
+        # A table that may also be given several times is shown as the latter.
+        kinds = [kind for kind in get_args(field.type) if get_origin(kind) is list] or [field.type]
+        many = get_origin(kinds[0]) is list
+        of = get_args(kinds[0])[0] if many else kinds[0]
         if isinstance(of, type) and issubclass(of, Section):
             title = f"[[{field.name}]]" if many else f"[{field.name}]"
             tables.append(f"{title} {', '.join(of.__struct_fields__)}")

@@ -157,8 +157,9 @@ class Puller:
         # A stored message always carries where to acknowledge it. A member could put a status among its headers, but it
         # cannot take that away: so this, and not the header, tells the server's word from a member's.
         if msg.reply:
-            kind = (msg.headers or {}).get(subjects.KIND_HEADER, "")
-            self._buffer.append(Message(msg.subject, kind, msg.data, msg.reply))
+            headers = msg.headers or {}
+            kind, trace = headers.get(subjects.KIND_HEADER, ""), headers.get(subjects.TRACE_HEADER, "")
+            self._buffer.append(Message(msg.subject, kind, msg.data, msg.reply, trace))
             request.left -= 1
             if request.left <= 0:
                 self._end(token)

@@ -119,3 +119,5 @@ class Reason(Enum):
     BACKLOG_FULL = "backlog-full"
     NOT_READY = "not-ready"
     INTERNAL = "internal"
+    ENDPOINT_GONE = "endpoint-gone"
+    ENDPOINT_FAILING = "endpoint-failing"

@@ -40,6 +40,8 @@ class Kind(StrEnum):
 
 
 KIND_HEADER: Final = "Kentongan-Kind"
+TRACE_HEADER: Final = "traceparent"
+"""W3C trace context, if the sender traces; a hint for operators, outside the signed bytes."""
 TRANSPORT_ID_HEADER: Final = "Nats-Msg-Id"
 """New for every attempt to send: the stream's own deduplication must never swallow a repetition."""
 
@@ -132,6 +134,20 @@ def next_message(stream: str, consumer: str) -> str:
 def consumer_info(stream: str, consumer: str) -> str:
     """Name the subject that asks for the state of a consumer."""
     return f"$JS.API.CONSUMER.INFO.{stream}.{consumer}"
+
+
+def stored_at(reply: str) -> tuple[int, int] | None:
+    """When the stream stored a message (nanoseconds since 1970), and how many wait behind it.
+
+    Args:
+        reply: where its acknowledgement goes; the server writes both into that. None if it does not look like it.
+    """
+    tokens = reply.split(".")
+    if len(tokens) not in (9, 11, 12) or tokens[:2] != ["$JS", "ACK"]:
+        return None
+    # Without, or with, domain and account before the stream; and a random token behind all.
+    time, pending = tokens[7:9] if len(tokens) == 9 else tokens[9:11]
+    return (int(time), int(pending)) if time.isdigit() and pending.isdigit() else None
 
 
 def stream_api(method: str) -> str:

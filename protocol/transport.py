@@ -19,13 +19,18 @@ class Message:
     data: bytes
     reply: str
     """Where `ack` answers."""
+    trace: str = ""
+    """The sender's trace context, as it came: untrusted."""
 
 
 class Bus(Protocol):
     """What the rest of the project knows of the transport; this is its whole contract."""
 
-    async def publish(self, subject: str, kind: str, data: bytes) -> None:
+    async def publish(self, subject: str, kind: str, data: bytes, *, trace: str = "") -> None:
         """Return when the stream has stored `data`.
+
+        Args:
+            trace: the trace context of the message, which its receiver reads; empty for none.
 
         Raises:
             Transient: not stored, or not known to be: send it again later. The caller bounds how many are in flight.

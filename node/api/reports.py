@@ -31,6 +31,7 @@ from protocol.errors import ProtocolError
 from protocol.keys import b64
 from protocol.parts import MEDIA_TYPE
 from protocol.reasons import Reason
+from protocol.tracing import OFF, Trace, Tracing, read
 
 _OFF_LOOP: Final = 64 << 10
 """Bytes from which a body is judged on another thread, so that it does not hold up the others."""
@@ -40,7 +41,15 @@ LONGEST_KEY: Final = 255
 class Reports:
     """Handlers."""
 
-    def __init__(self, core: NodeCore, committer: Committer, metrics: Metrics, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        core: NodeCore,
+        committer: Committer,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+        tracing: Tracing = OFF,
+    ) -> None:
+        self._tracing = tracing
         self._core = core
         self._committer = committer
         self._metrics = metrics
@@ -49,9 +58,22 @@ class Reports:
     async def post(self, request: web.Request) -> web.Response:
         """File one report, an array, or NDJSON. 202 means: on disk."""
         with self._metrics.commit_seconds.time():
-            return await self._post(request)
+            if not self._tracing.on:
+                return await self._post(request)
+            # What a client says of its own trace is a pair of numbers; it does not decide whether it is kept.
+            span = self._tracing.start("node.post", parent=read(request.headers.get("traceparent")))
+            try:
+                response = await self._post(request, span.trace)
+            except ProtocolError as exc:
+                span.end(reason=exc.reason.value)
+                raise
+            except BaseException:
+                span.end(reason=Reason.NOT_READY.value)
+                raise
+            span.end(status=response.status)
+            return response
 
-    async def _post(self, request: web.Request) -> web.Response:
+    async def _post(self, request: web.Request, trace: Trace | None = None) -> web.Response:
         format_ = format_in(request.query.get("format", ""), request.content_type)
         defaults = defaults_of(request.query) if format_ else Defaults()
         key = request.headers.get("Idempotency-Key", "")
@@ -69,10 +91,10 @@ class Reports:
             body_hash = b64(hashlib.sha256(how.encode() + body).digest()) if key else ""
             if format_ is None:
                 items, many = read_body(body, ndjson=ndjson, jurisdictions=jurisdictions, now=self._now())
-                return Posting(items, many, client, key, body_hash)
+                return Posting(items, many, client, key, body_hash, trace=trace)
             reading = Reading(format_, media_type_of(request), self._core.member, defaults, jurisdictions, self._now())
             read, places = read_foreign(body, reading, ndjson=ndjson)
-            return Posting(read, True, client, key, body_hash, places)
+            return Posting(read, True, client, key, body_hash, places, trace=trace)
 
         posting = await asyncio.to_thread(judge) if len(body) > _OFF_LOOP else judge()
         if not client.alive():

@@ -23,6 +23,7 @@ from node.api.review import Review
 from node.api.scopes import needed, undeclared
 from node.api.taxii import Taxii, in_its_form, is_below
 from node.api.tokens import TokensApi
+from node.api.webhooks import Webhooks
 from node.core import NodeCore
 from node.loops import State, Writer
 from node.metrics import Metrics
@@ -118,6 +119,7 @@ def make_app(
     alarms: Alarms,
     review: Review,
     tokens: TokensApi,
+    webhooks: Webhooks,
     operations: Operations,
     metrics: Metrics,
     on_bug: Callable[[BaseException], None],
@@ -164,6 +166,10 @@ def make_app(
             web.post("/v1/tokens", tokens.create),
             web.post("/v1/tokens/{name}/rotate", tokens.rotate),
             web.post("/v1/tokens/{name}/revoke", tokens.revoke),
+            web.get("/v1/webhooks", webhooks.list),
+            web.post("/v1/webhooks/{name}/enable", webhooks.enable),
+            web.post("/v1/webhooks/{name}/replay", webhooks.replay),
+            web.post("/v1/webhooks/{name}/test", webhooks.test),
             web.get("/v1/backlog", operations.backlog),
             web.get("/v1/log", operations.log),
             web.get("/healthz", operations.health),
