@@ -485,9 +485,7 @@ def _check_schema(connection: Connection) -> None:
     if found is None:
         connection.execute(insert(meta), [{"name": "schema", "value": str(SCHEMA)}])
     elif int(found) < SCHEMA:
-        raise ConfigError(
-            f"the database has schema {found}, of an earlier program that was never released: make a new node directory"
-        )
+        raise ConfigError(f"the database has schema {found}, of an earlier program: make a new node directory")
     elif int(found) > SCHEMA:
         raise ConfigError(f"the database has schema {found}, this program knows {SCHEMA}: install the newer version")
 
