@@ -221,17 +221,17 @@ def test_a_member_offers_so_many_a_day(home: Path, monkeypatch: pytest.MonkeyPat
     """Every node follows every record for ever. The same one again does not count, nor do those of other days."""
     monkeypatch.setattr(governing, "OFFERS_A_DAY", 1)
     first = more_keys(home)
-    offered(home, "id-cert", first, now())
-    offered(home, "id-cert", first, now())
+    offered(home, "id-cert", first, now(), mints=True)
+    offered(home, "id-cert", first, now(), mints=True)
     state = load_chain(home, now()).state
     keys = [msgspec.structs.replace(one, revoked_at=now()) for one in state.member("id-cert").keys[1:]]
     act = Keys(member="id-cert", keys=[*state.member("id-cert").keys[:1], *keys])
     second = sign_record(propose(state, act), key_of("id-cert"))
     with refused(Reason.TOO_MANY, "$.act"):
-        offered(home, "id-cert", second, now())
+        offered(home, "id-cert", second, now(), mints=True)
     for path in (home / "governance").iterdir():
         os.utime(path, (0, now().timestamp() - 86_401))
-    offered(home, "id-cert", second, now())
+    offered(home, "id-cert", second, now(), mints=True)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------
