@@ -36,6 +36,7 @@ from node.config import (
     load_config,
 )
 from node.dialling import keep_certificate
+from node.directory import directory, in_lines
 from node.keycli import held_trust
 from node.pushcli import add_webhooks
 from node.reading import open_reader
@@ -178,6 +179,9 @@ def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None
     init.add_argument("--jurisdiction", help="default: the member id up to its first -")
     init.add_argument("--name", help="default: the member id")
     init.add_argument("--port", type=int, default=DEFAULT_PORT)
+    init.add_argument("--contact", action="append", default=[], help="how others reach you, around the clock")
+    init.add_argument("--language", action="append", default=[], help="such as en, id: in which you can be spoken to")
+    init.add_argument("--capability", action="append", default=[], help="with what you can help: malware-analysis, …")
     init.add_argument("--algorithm", choices=sorted(ALGORITHMS), default=ED25519, help="of the signing key")
     init.set_defaults(run=_init)
     join = commands.add_parser("join", help="take the invitation from the broker's operator")
@@ -203,6 +207,10 @@ def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None
     verify.add_argument("place", type=Path, metavar="DIR|node.toml")
     verify.add_argument("--out", type=Path, metavar="DIR", help="write the records there, as a broker keeps them")
     verify.set_defaults(run=lambda args: _verify_membership(args.place, args.out))
+    listed = commands.add_parser("directory", help="who is in the region, how to reach them, and which keys count")
+    listed.add_argument("place", type=Path, metavar="DIR|node.toml")
+    listed.add_argument("--json", action="store_true", help="as one JSON object")
+    listed.set_defaults(run=lambda args: _directory(args.place, as_json=args.json))
     add_webhooks(commands)
     run = commands.add_parser("run", help="run the node until SIGTERM")
     run.add_argument("place", type=Path, metavar="DIR|node.toml")
@@ -215,6 +223,16 @@ def main(arguments: list[str] | None = None) -> int:
     add_parser(parser.add_subparsers(required=True, metavar="COMMAND"))
     args = parser.parse_args(arguments)
     return process.exit_code(lambda: int(args.run(args)), lambda text: print(text, file=sys.stderr))
+
+
+def _directory(place: Path, *, as_json: bool) -> int:
+    config = load_config(find_config(place))
+    with closing(open_reader(config.data, config.store)) as store:
+        registry = held_trust(config, store).registry
+    found = directory(registry, config.jurisdiction, datetime.now(UTC))
+    for line in [msgspec.json.encode(found).decode()] if as_json else in_lines(found):
+        print(line)
+    return 0
 
 
 def _init(args: argparse.Namespace) -> int:
@@ -231,6 +249,9 @@ def _init(args: argparse.Namespace) -> int:
         "id": member_id,
         "jurisdiction": jurisdiction,
         "name": name,
+        "contacts": args.contact,
+        "languages": args.language,
+        "capabilities": args.capability,
         "keys": [msgspec.to_builtins(record)],
         "sealing_keys": [msgspec.to_builtins(sealing.record(record.not_before, record.not_after))],
         "transport": natsauth.public_of(seed, natsauth.Role.USER),
