@@ -31,7 +31,7 @@ from nats.js.api import StorageType
 from nats.js.client import JetStreamContext
 
 from broker.config import Nats
-from broker.natsd import _find_server
+from broker.natsconf import find_server
 from protocol import limits, natsauth
 from protocol.dialing import tls_context
 from tests.deploy.helping import REPORT, ROOT, Processes, call, eventually, free_port, kentongan, processes, ready
@@ -165,7 +165,7 @@ class Cluster:
             "KENTONGAN_NATS_DATA": str(place / "data"),
             "KENTONGAN_NATS_ACCOUNTS": str(place / "accounts"),
         }
-        command = ["sh", "-c", 'cd "$1" && exec "$2" -c server.conf', "sh", str(place), str(_find_server())]
+        command = ["sh", "-c", 'cd "$1" && exec "$2" -c server.conf', "sh", str(place), str(find_server())]
         self.running.start(name, command, env)
 
     def push(self) -> None:

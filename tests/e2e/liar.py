@@ -216,7 +216,7 @@ class _Fork:
             return [entry if size + place < self._size else bytes(32) for place, entry in enumerate(found)]
 
         ledger = store.Store(store.open_engine(f"sqlite:///{path}"))
-        self._log = Log(ledger, real._signer, real._public, real._state, entries=entries)
+        self._log = Log(ledger, real._signer, real._state, entries=entries)
         self._log.load(now)
 
     def sequence(self, now: datetime) -> None:
