@@ -157,6 +157,7 @@ def test_keys_stay_in_their_own_volume(engine: Engine) -> None:
         for name in (*NODES, "broker")
         for path in (*(engine.volume(name) / "keys").rglob("*"), *engine.volume(name).glob("*.token"))
         if path.is_file() and path.name not in ("broker.json", "fingerprint.key")
+        if "PRIVATE KEY" in path.read_text("ascii") or "BEGIN CERTIFICATE" not in path.read_text("ascii")
         for line in path.read_text("ascii").splitlines()
         if len(line) > 20 and "-----" not in line
     }
