@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from node.core import Word
+from node.tokens import Terms
 from protocol import taxonomy as tx
 from protocol.dryrun import Answer
 from protocol.policy import Withheld
@@ -74,6 +75,26 @@ class Filed(Shown, frozen=True, kw_only=True):
     """Address under which stands what became of it."""
 
 
+class HeldFiling(Shown, frozen=True, kw_only=True):
+    """One report that is on disk and waits for a person; nothing of it is signed or sent."""
+
+    review: Number
+    """Its number in the review queue."""
+    state: Literal["held"]
+    status: str
+    """Address under which stands what was decided."""
+
+
+class Source(Shown, frozen=True, kw_only=True):
+    """Where an item stands in a document of another format."""
+
+    at: str
+    source_id: str
+    """Its own id there; empty if it has none."""
+    unmapped: list[str]
+    """Paths of what the report has no field for; it travels in the report's `source`."""
+
+
 class FiledItem(Shown, frozen=True, kw_only=True):
     """An item of several that is signed and on disk."""
 
@@ -85,6 +106,18 @@ class FiledItem(Shown, frozen=True, kw_only=True):
     state: Literal["queued", "kept"]
     status: Literal[202]
     location: str
+    source: Source | UnsetType = UNSET
+
+
+class HeldItem(Shown, frozen=True, kw_only=True):
+    """An item of several that is on disk and waits for a person."""
+
+    index: Number
+    review: Number
+    state: Literal["held"]
+    status: Literal[202]
+    location: str
+    source: Source | UnsetType = UNSET
 
 
 class RefusedItem(Shown, frozen=True, kw_only=True):
@@ -95,10 +128,13 @@ class RefusedItem(Shown, frozen=True, kw_only=True):
     reason: str
     path: str
     detail: str
+    source: Source | UnsetType = UNSET
 
 
 _EITHER: Final[dict[str, Any]] = {
-    "items": {"oneOf": [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in (FiledItem, RefusedItem)]}
+    "items": {
+        "oneOf": [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in (FiledItem, HeldItem, RefusedItem)]
+    }
 }
 
 
@@ -108,6 +144,35 @@ class FiledMany(Shown, frozen=True, kw_only=True):
     accepted: Number
     refused: Number
     results: Annotated[list[Any], Meta(extra_json_schema=_EITHER)]
+
+
+class SubmissionItem(Shown, frozen=True, kw_only=True):
+    """How far one item of a POST is."""
+
+    index: Number
+    outcome: Literal["pending", "success", "failure"]
+    state: OwnState | Literal["held", "released", "refused", "gone"]
+    """Of the report; or of its entry in the review queue; or `refused`, with the reason."""
+    report_id: ReportId | UnsetType = UNSET
+    revision: Revision | UnsetType = UNSET
+    digest: Digest | UnsetType = UNSET
+    review: Number | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+    path: str | UnsetType = UNSET
+    detail: str | UnsetType = UNSET
+
+
+class SubmissionView(Shown, frozen=True, kw_only=True):
+    """What became of a POST of several reports so far."""
+
+    id: str
+    posted_at: Instant
+    status: Literal["pending", "complete"]
+    total: Number
+    pending: Number
+    success: Number
+    failure: Number
+    items: list[SubmissionItem]
 
 
 # --- own reports ------------------------------------------------------------------------------------------------
@@ -325,6 +390,8 @@ class BacklogView(Shown, frozen=True, kw_only=True):
     reports: Number
     oldest_seconds: float | None
     confirmations: Number
+    held: Number
+    """Reports that wait for a person."""
 
 
 class Standing(Shown, frozen=True, kw_only=True):
@@ -368,3 +435,114 @@ class Ready(Shown, frozen=True, kw_only=True):
     policy: str
     backlog: Number
     alarms_open: Number
+    keys_end: dict[str, Instant]
+    """When the keys that end do so, by what they are for."""
+
+
+# --- review -----------------------------------------------------------------------------------------------------
+
+
+class ReviewLine(Shown, frozen=True, kw_only=True):
+    """A filing that waits for a person, or what the person decided."""
+
+    review: Number
+    state: Literal["held", "released", "refused"]
+    filed_by: str
+    """The token that filed it."""
+    tlp: tx.Tlp
+    held_at: Instant
+    decided_at: Instant | UnsetType = UNSET
+    decided_by: str | UnsetType = UNSET
+    why: str | UnsetType = UNSET
+    report_id: ReportId | UnsetType = UNSET
+    revision: Revision | UnsetType = UNSET
+    status: str | UnsetType = UNSET
+    """Address of the report that it became."""
+
+
+class ReviewEntry(ReviewLine, frozen=True, kw_only=True):
+    report: Filing
+
+
+class ReviewPage(Shown, frozen=True, kw_only=True):
+    review: list[ReviewLine]
+    next: Number
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------
+
+
+class TokenView(Terms, frozen=True, kw_only=True):
+    """A token, never its text; what is not said is without limit."""
+
+    name: str
+    state: Literal["valid", "expired", "revoked"]
+    from_: Literal["node.toml"] | UnsetType = field(default=UNSET, name="from")
+    created_at: Instant | UnsetType = UNSET
+    created_by: str | UnsetType = UNSET
+    rotated_at: Instant | UnsetType = UNSET
+    old_until: Instant | UnsetType = UNSET
+    """How long the secret before the last rotation still holds."""
+    revoked_at: Instant | UnsetType = UNSET
+    used_at: Instant | UnsetType = UNSET
+
+
+class TokenList(Shown, frozen=True, kw_only=True):
+    tokens: list[TokenView]
+
+
+class TokenMade(Shown, frozen=True, kw_only=True):
+    """The only answer in which the token's text ever stands."""
+
+    name: str
+    token: str
+
+
+class TokenRotated(TokenMade, frozen=True, kw_only=True):
+    overlap_minutes: Number
+    """How long the text before it still holds."""
+
+
+class TokenRevoked(Shown, frozen=True, kw_only=True):
+    name: str
+    state: Literal["revoked"]
+
+
+# --- webhooks ---------------------------------------------------------------------------------------------------
+
+
+class WebhookView(Shown, frozen=True, kw_only=True):
+    """Where events go to, how far, and what holds them up."""
+
+    name: str
+    state: Literal["delivering", "failing", "disabled"]
+    next: Number
+    """The number of the next event to be looked at."""
+    delivered_at: Instant | None
+    failing_since: Instant | None
+    fault: str
+    disabled_at: Instant | None
+    to: str
+    """The host of its address."""
+    kinds: list[str]
+    severity: Number
+    tlp: tx.Tlp
+    behind: Number
+    oldest_seconds: float
+
+
+class WebhookList(Shown, frozen=True, kw_only=True):
+    webhooks: list[WebhookView]
+
+
+class WebhookReplayed(WebhookView, frozen=True, kw_only=True):
+    replaying: Number
+    """How many events are looked at again."""
+
+
+class WebhookTested(Shown, frozen=True, kw_only=True):
+    delivered: bool
+    id: str
+    status: int | None
+    fault: str
+    ms: float
