@@ -198,6 +198,7 @@ async def test_revocation_ends_open_streams(node: Running) -> None:
 
     async def listening(text: str) -> tuple[aiohttp.ClientResponse, bytes]:
         response = await node.http.get("/v1/feed", headers={"Authorization": f"Bearer {text}"})
+        await response.content.readuntil(b"\n\n")
         return response, await response.content.readuntil(b"\n\n")
 
     ended, _ = await listening(token)
