@@ -47,7 +47,7 @@ from broker.tables import (
 from protocol import database
 from protocol.errors import ConfigError, Transient
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 Row = dict[str, Any]
 
 
@@ -93,8 +93,8 @@ def _check_version(engine: Engine) -> None:
             connection.execute(insert(meta), {"name": "schema", "value": str(SCHEMA_VERSION)})
         elif int(found) < SCHEMA_VERSION:
             raise ConfigError(
-                f"the ledger has schema {found}, from before there was a log, and cannot be taken over: "
-                "start a new region (`kentongan broker init` in an empty directory); no release wrote such a ledger"
+                f"the ledger has schema {found}, of an earlier program, and cannot be taken over: start a new region "
+                "(`kentongan broker init` in an empty directory); no release wrote such a ledger"
             )
         elif int(found) > SCHEMA_VERSION:
             raise ConfigError(

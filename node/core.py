@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 
-import msgspec
 from msgspec import UNSET
 
 from node import tables
@@ -32,11 +31,9 @@ from protocol.access import TLPS
 from protocol.envelope import Rand
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.governance import sign_record
-from protocol.jws import split_jws
 from protocol.keys import Signer
 from protocol.policy import Policy, PolicyBook
-from protocol.published import TYP as POLICY_TYP
-from protocol.published import Published, check_next, open_published, publish
+from protocol.published import check_next, open_published, policy_in, publish
 from protocol.reasons import Reason
 from protocol.report import Header
 from protocol.sealing import SealingKey
@@ -48,12 +45,6 @@ Word = Literal["read", "acting", "closed"]
 _NOTICES: Final = "notices"
 _POLICIES: Final = "policies"
 _KEY_MISSING: Final = frozenset({Reason.UNKNOWN_KEY.value, Reason.UNKNOWN_MEMBER.value})
-_published: Final = msgspec.json.Decoder(Published)
-
-
-def _policy_in(jws: str) -> Policy:
-    """The policy in a document that was verified, or signed, before it was stored."""
-    return _published.decode(split_jws(jws, POLICY_TYP).payload).policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +137,7 @@ class NodeCore:
             raise ConfigError(f"{name}: the policy is of {policy.jurisdiction}, this node is of {self.jurisdiction}")
         with self.store.write() as tx:
             own = {row.version: row.jws for row in tx.policies() if row.jurisdiction == self.jurisdiction}
-            known = [_policy_in(jws) for jws in own.values()]
+            known = [policy_in(jws) for jws in own.values()]
             if policy.version not in own:
                 try:
                     check_next(policy, list(own), self._now())
@@ -157,7 +148,7 @@ class NodeCore:
                 row = {"jurisdiction": self.jurisdiction, "version": policy.version, "published": False, "jws": jws}
                 tx.add(tables.policies, [row])
                 known.append(policy)
-            elif _policy_in(own[policy.version]) != policy:
+            elif policy_in(own[policy.version]) != policy:
                 raise ConfigError(f"{name}: version {policy.version} was signed with other rules: raise the version")
         self.book = PolicyBook(known)
         self.refresh_region_book()
@@ -209,7 +200,7 @@ class NodeCore:
     def refresh_region_book(self) -> None:
         """All jurisdictions' policies as far as they are known here: for explaining, not for deciding."""
         with self.store.read() as reads:
-            self.region_book = PolicyBook(_policy_in(row.jws) for row in reads.policies())
+            self.region_book = PolicyBook(policy_in(row.jws) for row in reads.policies())
 
     # --- filing
 

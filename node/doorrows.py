@@ -5,7 +5,7 @@ Guarantees: each goes by an index, and shows what the caller may read and nothin
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, func, select
@@ -21,6 +21,11 @@ def any_of(column: Any, values: Collection[Any]) -> Iterator[Any]:
     listed = list(values)
     for start in range(0, len(listed), _MOST):
         yield column.in_(listed[start : start + _MOST])
+
+
+def rows_by(rows: Iterable[Row[Any]], column: str) -> dict[Any, Row[Any]]:
+    """Rows by the value of a column that tells them apart."""
+    return {getattr(row, column): row for row in rows}
 
 
 class DoorRows:

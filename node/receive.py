@@ -18,10 +18,11 @@ from msgspec import UNSET
 
 from node import tables
 from node.alarms import raise_alarm
+from node.doorrows import rows_by
 from node.escalation import DONE, expect_readers, expect_reading, nothing_owed
 from node.expiry import EXPIRED, content_of, hide_expired, hide_withdrawn, last_expired
 from node.opening import Arrival, Bad, Parcel, Piece, Turned
-from node.store import Tx, microseconds, rows_by
+from node.store import Tx, microseconds
 from protocol import limits
 from protocol.envelope import header_in
 from protocol.governance import Signed, entry_of

@@ -14,7 +14,7 @@ Times are microseconds since 1970. The tables stand in `tables.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -68,7 +68,7 @@ from protocol import database
 from protocol.access import TLPS
 from protocol.errors import ConfigError, Transient
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 _LONG_WAIT: Final = 5_000
 _SHORT_WAIT: Final = 100
 """Milliseconds."""
@@ -485,7 +485,7 @@ def _check_schema(connection: Connection) -> None:
     if found is None:
         connection.execute(insert(meta), [{"name": "schema", "value": str(SCHEMA)}])
     elif int(found) < SCHEMA:
-        raise ConfigError(f"the database has schema {found}, from before the log: make a new node directory")
+        raise ConfigError(f"the database has schema {found}, of an earlier program: make a new node directory")
     elif int(found) > SCHEMA:
         raise ConfigError(f"the database has schema {found}, this program knows {SCHEMA}: install the newer version")
 
@@ -495,8 +495,3 @@ def _numbers(connection: Connection) -> dict[str, int]:
     return {
         table.name: int(connection.execute(select(func.max(table.c[key]))).scalar() or 0) for table, key in _NUMBERED
     }
-
-
-def rows_by(rows: Iterable[Row[Any]], column: str) -> dict[Any, Row[Any]]:
-    """Rows by the value of a column that tells them apart."""
-    return {getattr(row, column): row for row in rows}

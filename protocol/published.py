@@ -68,6 +68,11 @@ def open_published(jws: str, registry: Registry, now: datetime) -> Published:
     return published
 
 
+def policy_in(jws: str) -> Policy:
+    """The policy in a document that was verified, or signed, before it was stored."""
+    return _decoder.decode(split_jws(jws, TYP).payload).policy
+
+
 def check_next(policy: Policy, versions: Collection[int], now: datetime) -> None:
     """Whether a policy may follow those that its jurisdiction has published: a later version, never for the past.
 
