@@ -219,7 +219,7 @@ def _operation(operation: Operation, in_path: Mapping[str, Parameter]) -> dict[s
 
 
 def _headers(operation: Operation, status: int) -> dict[str, Any]:
-    names = []
+    names: list[str] = []
     if status in operation.answers:
         names += operation.headers
         if operation.replays:

@@ -162,10 +162,10 @@ async def test_what_waits_for_a_person_is_of_its_types(node: Running) -> None:
     good, bad = msgspec.convert(read, shapes.FiledMany).results
     assert msgspec.convert(good, shapes.HeldItem).source
     assert msgspec.convert(bad, shapes.RefusedItem).source
-    for document in (filing("E"), [filing("F")]):
-        status, over, limits = await ask(node, bot, "POST", "/v1/reports", document)
+    for more in (filing("E"), [filing("F")]):
+        status, over, limits = await ask(node, bot, "POST", "/v1/reports", more)
         assert (status, int(limits["Retry-After"]) > 0) == (429, True)
-        msgspec.convert(over, shapes.FiledMany if isinstance(document, list) else shapes.Problem)
+        msgspec.convert(over, shapes.FiledMany if isinstance(more, list) else shapes.Problem)
     for number, word, told in ((1, "release", None), (2, "refuse", {"why": "a test"})):
         status, shown, _ = await ask(node, ana, "POST", f"/v1/review/{number}/{word}", told)
         assert (status, shown["review"]) == (200, number)
