@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from node import review
-from node.api import shapes
+from node.api import managed
 from node.api.openapi import DOCUMENT, Operation, Parameter, json, paged
 from node.api.review import TurnedAway
 from node.api.tokens import Rotation
@@ -45,7 +45,7 @@ MANAGING: Final[tuple[Operation, ...]] = (
         "listReview",
         "review",
         "Filings that wait for a person, in the order in which they came; who only submits sees its own.",
-        {200: json(shapes.ReviewPage)},
+        {200: json(managed.ReviewPage)},
         reasons=(Reason.OUT_OF_RANGE, Reason.UNKNOWN_VALUE),
         parameters=(
             *paged(),
@@ -58,7 +58,7 @@ MANAGING: Final[tuple[Operation, ...]] = (
         "getReview",
         "review",
         "One filing, and what was decided.",
-        {200: json(shapes.ReviewEntry)},
+        {200: json(managed.ReviewEntry)},
         reasons=_ENTRY,
     ),
     Operation(
@@ -67,7 +67,7 @@ MANAGING: Final[tuple[Operation, ...]] = (
         "releaseReview",
         "review",
         "File it: from now on it is a report like any other.",
-        {200: json(shapes.ReviewEntry)},
+        {200: json(managed.ReviewEntry)},
         reasons=(*_DECISION, *REPORT, *REVISING),
         more="Judged as it is today: since it was held it may have expired, or a recipient have left.",
         replays=True,
@@ -78,7 +78,7 @@ MANAGING: Final[tuple[Operation, ...]] = (
         "refuseReview",
         "review",
         "Turn it away for good, and say why.",
-        {200: json(shapes.ReviewEntry)},
+        {200: json(managed.ReviewEntry)},
         reasons=(*_DECISION, *DOCUMENT),
         body=json(TurnedAway, {"why": "no incident: a test of the scanner"}),
         replays=True,
@@ -89,7 +89,7 @@ MANAGING: Final[tuple[Operation, ...]] = (
         "listTokens",
         "tokens",
         "Every token with its terms, state and last use.",
-        {200: json(shapes.TokenList)},
+        {200: json(managed.TokenList)},
     ),
     Operation(
         "POST",
@@ -97,7 +97,7 @@ MANAGING: Final[tuple[Operation, ...]] = (
         "createToken",
         "tokens",
         "Make a token. Its text is in this answer and nowhere else.",
-        {201: json(shapes.TokenMade)},
+        {201: json(managed.TokenMade)},
         reasons=(*DOCUMENT, Reason.TOKEN_EXISTS, Reason.EXPIRED),
         body=json(Wanted, {"name": "soc", "scopes": ["submit"], "tlp": "AMBER"}),
     ),
@@ -107,7 +107,7 @@ MANAGING: Final[tuple[Operation, ...]] = (
         "rotateToken",
         "tokens",
         "Give a token a new text; the one before it holds for a while.",
-        {200: json(shapes.TokenRotated)},
+        {200: json(managed.TokenRotated)},
         reasons=(*DOCUMENT, Reason.UNKNOWN_TOKEN),
         body=json(Rotation, {"overlap_minutes": 60}),
         bodiless=True,
@@ -118,7 +118,7 @@ MANAGING: Final[tuple[Operation, ...]] = (
         "revokeToken",
         "tokens",
         "Let a token count no more, for good; what it has open ends.",
-        {200: json(shapes.TokenRevoked)},
+        {200: json(managed.TokenRevoked)},
         reasons=(Reason.UNKNOWN_TOKEN,),
         replays=True,
     ),
@@ -128,7 +128,7 @@ MANAGING: Final[tuple[Operation, ...]] = (
         "listWebhooks",
         "webhooks",
         "Where events go to, how far, and what holds them up.",
-        {200: json(shapes.WebhookList)},
+        {200: json(managed.WebhookList)},
     ),
     Operation(
         "POST",
@@ -136,7 +136,7 @@ MANAGING: Final[tuple[Operation, ...]] = (
         "enableWebhook",
         "webhooks",
         "Let a disabled one go on where it was.",
-        {200: json(shapes.WebhookView)},
+        {200: json(managed.WebhookView)},
         reasons=(Reason.UNKNOWN_PATH,),
         replays=True,
     ),
@@ -146,7 +146,7 @@ MANAGING: Final[tuple[Operation, ...]] = (
         "replayWebhook",
         "webhooks",
         "Send events again, from a number or a time on.",
-        {200: json(shapes.WebhookReplayed)},
+        {200: json(managed.WebhookReplayed)},
         reasons=(*DOCUMENT, Reason.UNKNOWN_PATH),
         body=json(Replay, {"from": "2026-03-01T08:30:00Z"}),
     ),
@@ -156,7 +156,7 @@ MANAGING: Final[tuple[Operation, ...]] = (
         "testWebhook",
         "webhooks",
         "Send one request that is about nothing, and tell what came of it.",
-        {200: json(shapes.WebhookTested)},
+        {200: json(managed.WebhookTested)},
         reasons=(Reason.UNKNOWN_PATH,),
     ),
 )

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import schemathesis
 
-from node.api import shapes
+from node.api import managed, shapes
 from node.api.addresses import IN_PATH, OPERATIONS
 from node.api.openapi import EVENTS, document
 from node.outputs import Hook
@@ -121,8 +121,8 @@ def test_every_refusal_is_a_problem_with_its_reasons() -> None:
         ("getBacklog", shapes.BacklogView),
         ("getLog", shapes.LogView),
         ("getReady", shapes.Ready),
-        ("listReview", shapes.ReviewPage),
-        ("listTokens", shapes.TokenList),
+        ("listReview", managed.ReviewPage),
+        ("listTokens", managed.TokenList),
     ],
 )
 async def test_answers_are_of_their_types(node: Running, broker: Broker, name: str, kind: Any) -> None:
@@ -169,7 +169,7 @@ async def test_what_waits_for_a_person_is_of_its_types(node: Running) -> None:
     for number, word, told in ((1, "release", None), (2, "refuse", {"why": "a test"})):
         status, shown, _ = await ask(node, ana, "POST", f"/v1/review/{number}/{word}", told)
         assert (status, shown["review"]) == (200, number)
-        msgspec.convert(shown, shapes.ReviewEntry, strict=False)
+        msgspec.convert(shown, managed.ReviewEntry, strict=False)
     _, course, _ = await ask(node, bot, "GET", headers["Location"])
     assert {one.state for one in msgspec.convert(course, shapes.SubmissionView, strict=False).items} == {"refused"}
 
@@ -178,18 +178,18 @@ async def test_tokens_and_webhooks_are_of_their_types(tmp_path: Path, clock: Clo
     """Made, rotated, revoked; looked at, tested, enabled, replayed."""
     async with running(configured(tmp_path, Hook(url="http://127.0.0.1:9/")), clock, MemoryBus()) as node:
         for path, body, kind in (
-            ("/v1/tokens", {"name": "eye", "scopes": ["read"], "tlp": "GREEN"}, shapes.TokenMade),
-            ("/v1/tokens/eye/rotate", {"overlap_minutes": 5}, shapes.TokenRotated),
-            ("/v1/tokens/eye/revoke", None, shapes.TokenRevoked),
-            ("/v1/webhooks/webhook/enable", None, shapes.WebhookView),
-            ("/v1/webhooks/webhook/replay", {"from": 1}, shapes.WebhookReplayed),
-            ("/v1/webhooks/webhook/test", None, shapes.WebhookTested),
+            ("/v1/tokens", {"name": "eye", "scopes": ["read"], "tlp": "GREEN"}, managed.TokenMade),
+            ("/v1/tokens/eye/rotate", {"overlap_minutes": 5}, managed.TokenRotated),
+            ("/v1/tokens/eye/revoke", None, managed.TokenRevoked),
+            ("/v1/webhooks/webhook/enable", None, managed.WebhookView),
+            ("/v1/webhooks/webhook/replay", {"from": 1}, managed.WebhookReplayed),
+            ("/v1/webhooks/webhook/test", None, managed.WebhookTested),
         ):
             async with node.http.post(path, json=body) as response:
                 assert response.status in (200, 201), path
                 msgspec.json.decode(await response.read(), type=kind)
         async with node.http.get("/v1/webhooks") as response:
-            assert msgspec.json.decode(await response.read(), type=shapes.WebhookList).webhooks
+            assert msgspec.json.decode(await response.read(), type=managed.WebhookList).webhooks
 
 
 async def test_not_ready_is_as_described(start: Start) -> None:
