@@ -257,6 +257,8 @@ def _components(operations: Sequence[Operation], *, extensible: bool) -> dict[st
     _, closed = msgspec.json.schema_components(asked, ref_template=_REF + "{name}")
     _, shown = msgspec.json.schema_components(answered, ref_template=_REF + "{name}")
     for name, schema in shown.items():
+        if closed.get(name, schema) != schema:
+            raise AssertionError(f"two types are called {name}")
         if extensible and name not in closed and schema.get("additionalProperties") is False:
             del schema["additionalProperties"]
     found = {**shown, **closed}

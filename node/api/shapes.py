@@ -84,7 +84,7 @@ class HeldFiling(Shown, frozen=True, kw_only=True):
     """Address under which stands what was decided."""
 
 
-class Source(Shown, frozen=True, kw_only=True):
+class Place(Shown, frozen=True, kw_only=True):
     """Where an item stands in a document of another format."""
 
     at: str
@@ -105,7 +105,7 @@ class FiledItem(Shown, frozen=True, kw_only=True):
     state: Literal["queued", "kept"]
     status: Literal[202]
     location: str
-    source: Source | UnsetType = UNSET
+    source: Place | UnsetType = UNSET
 
 
 class HeldItem(Shown, frozen=True, kw_only=True):
@@ -116,7 +116,7 @@ class HeldItem(Shown, frozen=True, kw_only=True):
     state: Literal["held"]
     status: Literal[202]
     location: str
-    source: Source | UnsetType = UNSET
+    source: Place | UnsetType = UNSET
 
 
 class RefusedItem(Shown, frozen=True, kw_only=True):
@@ -127,7 +127,7 @@ class RefusedItem(Shown, frozen=True, kw_only=True):
     reason: str
     path: str
     detail: str
-    source: Source | UnsetType = UNSET
+    source: Place | UnsetType = UNSET
 
 
 _EITHER: Final[dict[str, Any]] = {
