@@ -402,12 +402,13 @@ def _seconds(text: str | None) -> float | None:
 class _Filed(msgspec.Struct, frozen=True):
     """The answer to one report; `status` is an address here, and a number in a list."""
 
-    report_id: str
-    incident_id: str
-    revision: int
-    digest: str
     state: str
     status: str
+    report_id: str = ""
+    incident_id: str = ""
+    revision: int = 0
+    digest: str = ""
+    review: int = 0
 
 
 class _Many(msgspec.Struct, frozen=True):

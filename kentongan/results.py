@@ -50,6 +50,13 @@ class _Shown(Struct, frozen=True, kw_only=True):
     pass
 
 
+class Source(_Shown, frozen=True, kw_only=True):
+    at: str = "$"
+    source_id: str = ""
+    unmapped: list[str] = []
+    """Paths of what the report has no field for."""
+
+
 class Outcome(_Shown, frozen=True, kw_only=True):
     """What became of one report that was posted; `index` counts from 0 in the order of posting."""
 
@@ -60,16 +67,20 @@ class Outcome(_Shown, frozen=True, kw_only=True):
     revision: int = 0
     digest: str = ""
     state: str = ""
-    """`queued`, or `kept` if the own policy lets nobody have it."""
+    """`queued`, or `kept` if the own policy lets nobody have it, or `held` until a person releases it."""
+    review: int = 0
+    """Of a held one, which has no ids yet, its number in the review queue."""
     location: str = ""
     reason: str = ""
     path: str = ""
     """Of the fault, within this report."""
     detail: str = ""
+    source: Source | None = None
+    """Where it stands in a document of another format."""
 
     @property
     def accepted(self) -> bool:
-        """Whether it is signed and on disk."""
+        """Whether it is on disk: signed, or held until a person releases it."""
         return self.status == 202
 
 

@@ -140,7 +140,9 @@ def _file(args: argparse.Namespace) -> int:
             return 0
         outcome = await client.post(filing)
         print(_shown(outcome))
-        if args.wait:
+        if args.wait and not outcome.report_id:
+            _tell(f"a person has to release it first: review {outcome.review}")
+        elif args.wait:
             print(_summary(await client.wait_for(outcome.report_id, args.wait, timeout=args.timeout)))
         return 0
 
@@ -209,6 +211,8 @@ def _read(name: str) -> bytes:
 
 
 def _shown(outcome: Outcome) -> str:
+    if outcome.state == "held":
+        return f"{outcome.index}\theld\treview {outcome.review}"
     if outcome.accepted:
         return f"{outcome.index}\taccepted\t{outcome.report_id}\trevision {outcome.revision}\t{outcome.state}"
     return f"{outcome.index}\trefused\t{outcome.reason}\t{outcome.path}\t{outcome.detail}"

@@ -6,43 +6,22 @@ and holds the answers to what is declared.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, get_args
 
 from msgspec import Meta
 
 from node.api import shapes
 from node.api.alarms import Cleared
 from node.api.inbox import Spoken
-from node.api.openapi import EVENTS, TEXT, Content, Operation, Parameter, Schema, json, paged
+from node.api.managing import MANAGING, REPORT, REVISING
+from node.api.openapi import DOCUMENT, EVENTS, TEXT, Content, Operation, Parameter, Schema, json, paged
 from node.api.reports import LONGEST_KEY
-from node.formats.registry import NDJSON
-from protocol import limits, wording
+from node.formats.registry import FORMATS, NDJSON, PROFILE
+from protocol import limits, taxonomy, wording
+from protocol.access import TLPS
 from protocol.door import JSON
 from protocol.reasons import Reason
 from protocol.report import Filing
-
-_DOCUMENT: Final = (
-    Reason.NOT_JSON,
-    Reason.TOO_LARGE,
-    Reason.WRONG_TYPE,
-    Reason.MISSING_FIELD,
-    Reason.UNKNOWN_FIELD,
-    Reason.UNKNOWN_VALUE,
-    Reason.OUT_OF_RANGE,
-    Reason.INVALID_VALUE,
-)
-"""Why any document can be refused."""
-
-_REPORT: Final = (
-    *_DOCUMENT,
-    Reason.UNKNOWN_RSIT_TYPE,
-    Reason.UNKNOWN_RECIPIENT,
-    Reason.RECIPIENTS_REQUIRED,
-    Reason.TIME_IN_FUTURE,
-    Reason.EXPIRED,
-    Reason.EXERCISE_MIXED,
-)
-"""Why a report can be refused for what it says."""
 
 _EXAMPLE: Final = {
     "marking": {"tlp": "AMBER"},
@@ -66,11 +45,12 @@ IN_PATH: Final = {
     ),
     "id": Parameter(
         "id",
-        "The alarm's number.",
+        "Its number.",
         {"type": "integer", "minimum": 0, "maximum": 2**62},
         place="path",
         required=True,
     ),
+    "name": Parameter("name", "Its name.", {"type": "string"}, place="path", required=True),
 }
 _KEY: Final = Parameter(
     "Idempotency-Key",
@@ -78,6 +58,28 @@ _KEY: Final = Parameter(
     {"type": "string", "maxLength": LONGEST_KEY, "pattern": "^[!-~]*$"},
     place="header",
 )
+_FORMAT_IN: Final = Parameter(
+    "format", "In which format this is, whatever the content type says.", {"enum": [PROFILE, *FORMATS]}
+)
+_WRITING: Final = [known for known in FORMATS.values() if known.writes]
+_FORMAT_OUT: Final = Parameter(
+    "format",
+    "In which format to show it; of a report, its newest revision.",
+    {"enum": [PROFILE, *(known.name for known in _WRITING)]},
+)
+_MARKING: Final = (
+    Parameter("tlp", "The marking of what says none in another format.", {"enum": [*TLPS]}),
+    Parameter("pap", "The same for PAP; goes with `tlp`.", {"enum": [*get_args(taxonomy.Pap)]}),
+    Parameter("recipients", "Jurisdictions, divided by commas, for TLP:RED; goes with `tlp`.", _WORDS),
+)
+
+
+def _foreign(media: str) -> Schema:
+    """Another standard describes it."""
+    return {} if media.endswith("json") else _WORDS
+
+
+_WRITTEN: Final = tuple(Content(known.media_types[0], _foreign(known.media_types[0])) for known in _WRITING)
 _PROOF_MISSES: Final = (Reason.UNKNOWN_REPORT, Reason.NOT_WITNESSED, Reason.LEAF_MISSING, Reason.OUT_OF_RANGE)
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
@@ -87,28 +89,37 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "fileReports",
         "reports",
         "File one report, an array, or NDJSON. 202 means: signed and on disk.",
-        {202: (Content(JSON, (shapes.Filed, shapes.FiledMany)),), 422: json(shapes.FiledMany)},
+        {
+            202: (Content(JSON, (shapes.Filed, shapes.HeldFiling, shapes.FiledMany)),),
+            422: json(shapes.FiledMany),
+            429: json(shapes.FiledMany),
+        },
         reasons=(
-            *_REPORT,
+            *REPORT,
             Reason.EMPTY,
             Reason.TOO_MANY,
             Reason.UNSUPPORTED_MEDIA,
-            Reason.REVISION_CONFLICT,
-            Reason.REVISION_GAP,
-            Reason.REPORT_ID_TAKEN,
-            Reason.INCIDENT_ID_TAKEN,
-            Reason.UNKNOWN_REPORT,
-            Reason.WITHDRAWN,
+            *REVISING,
             Reason.IDEMPOTENCY_KEY_REUSED,
-            Reason.BACKLOG_FULL,
+            Reason.TLP_NOT_ALLOWED,
+            Reason.SECTOR_NOT_ALLOWED,
+            Reason.PURPOSE_NOT_ALLOWED,
+            Reason.QUOTA_EXCEEDED,
         ),
-        body=(Content(JSON, (Filing, _MANY), _EXAMPLE), Content(NDJSON, _WORDS)),
-        parameters=(_KEY,),
+        body=(
+            Content(JSON, (Filing, _MANY), _EXAMPLE),
+            Content(NDJSON, _WORDS),
+            *(Content(media, _foreign(media)) for known in FORMATS.values() for media in known.media_types),
+        ),
+        parameters=(_KEY, _FORMAT_IN, *_MARKING),
+        headers=("Location", "RateLimit-Policy", "RateLimit"),
         more=(
             f"At most {limits.REPORTS_PER_POST} reports and {limits.HTTP_BODY >> 20} MiB a request. Several are "
             "judged one by one and answered in order: 202 if any was accepted, else 422. Equal content, or the same "
             "key, posted again is the same report and gets the same answer. After a 503, or no answer at all, send "
-            "the same request again with the same key."
+            "the same request again with the same key. A token can be made so that what it files waits for a person: "
+            "its state is then `held`. Other formats are named by content type or `format`; their answer is always a "
+            "list, and says of each item where it stood (`source`)."
         ),
         replays=True,
     ),
@@ -128,8 +139,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "getReport",
         "reports",
         "What became of a report: who has it, who does not and by which rule, who confirmed it.",
-        {200: json(shapes.OwnReport)},
-        reasons=(Reason.UNKNOWN_REPORT,),
+        {200: (*json(shapes.OwnReport), *_WRITTEN)},
+        reasons=(Reason.UNKNOWN_REPORT, Reason.UNSUPPORTED_MEDIA),
+        parameters=(_FORMAT_OUT,),
     ),
     Operation(
         "GET",
@@ -143,13 +155,24 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         "GET",
+        "/v1/submissions/{id}",
+        "getSubmission",
+        "reports",
+        "How far each item is of a POST of several, for 30 days and for the token that posted.",
+        {200: json(shapes.SubmissionView)},
+        reasons=(Reason.UNKNOWN_PATH,),
+        parameters=(Parameter("id", "Out of the POST's `Location`.", {"type": "string"}, place="path", required=True),),
+    ),
+    Operation(
+        "GET",
         "/v1/inbox",
         "listInbox",
         "inbox",
         "Other members' reports in the order of arrival.",
-        {200: json(shapes.InboxPage)},
-        reasons=(Reason.OUT_OF_RANGE,),
-        parameters=paged(),
+        {200: (*json(shapes.InboxPage), *_WRITTEN)},
+        reasons=(Reason.OUT_OF_RANGE, Reason.UNSUPPORTED_MEDIA),
+        parameters=(*paged(), _FORMAT_OUT),
+        more="In another format the following page stands in the header `Link`.",
     ),
     Operation(
         "GET",
@@ -157,8 +180,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "getInboxReport",
         "inbox",
         "All revisions of another member's report, with the origin's signed bytes.",
-        {200: json(shapes.InboxReport)},
-        reasons=(Reason.UNKNOWN_REPORT,),
+        {200: (*json(shapes.InboxReport), *_WRITTEN)},
+        reasons=(Reason.UNKNOWN_REPORT, Reason.UNSUPPORTED_MEDIA, Reason.EXPIRED),
+        parameters=(_FORMAT_OUT,),
     ),
     Operation(
         "GET",
@@ -177,7 +201,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "inbox",
         "Tell a report's origin: read, acting, closed.",
         {200: json(shapes.Said)},
-        reasons=(*_DOCUMENT, Reason.UNKNOWN_REPORT),
+        reasons=(*DOCUMENT, Reason.UNKNOWN_REPORT),
         body=json(Spoken, {"state": "read"}),
         replays=True,
     ),
@@ -211,7 +235,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "policy",
         "Who would get what of this report, by which rules, before it is filed. Nothing is stored.",
         {200: json(shapes.Explanation)},
-        reasons=_REPORT,
+        reasons=REPORT,
         body=json(Filing, _EXAMPLE),
         parameters=(Parameter("lang", "Language of the sentences.", {"enum": wording.languages(), "default": "en"}),),
     ),
@@ -222,7 +246,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "operating",
         "What should never happen and did, until a person clears it.",
         {200: json(shapes.AlarmPage)},
-        reasons=(Reason.OUT_OF_RANGE,),
+        reasons=(Reason.OUT_OF_RANGE, Reason.TLP_NOT_ALLOWED),
         parameters=(*paged(), Parameter("cleared", "1: those that were cleared too.", {"enum": [0, 1], "default": 0})),
     ),
     Operation(
@@ -232,10 +256,11 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "operating",
         "Note that a person has dealt with an alarm.",
         {200: json(shapes.AlarmView)},
-        reasons=(*_DOCUMENT, Reason.UNKNOWN_PATH),
+        reasons=(*DOCUMENT, Reason.UNKNOWN_PATH),
         body=json(Cleared, {"by": "who is on duty"}),
         replays=True,
     ),
+    *MANAGING,
     Operation(
         "GET",
         "/v1/backlog",

@@ -23,9 +23,21 @@ VERSION: Final = "1"
 TEXT: Final = "text/plain"
 EVENTS: Final = "text/event-stream"
 _REF: Final = "#/components/schemas/"
-_HERE: Final = (Reason.TOKEN_MISSING, Reason.TOKEN_INVALID)
+_HERE: Final = (Reason.TOKEN_MISSING, Reason.TOKEN_INVALID, Reason.SCOPE_MISSING)
 _ALWAYS: Final = (Reason.NOT_READY,)
 """A full disk, for one: nothing was taken."""
+
+DOCUMENT: Final = (
+    Reason.NOT_JSON,
+    Reason.TOO_LARGE,
+    Reason.WRONG_TYPE,
+    Reason.MISSING_FIELD,
+    Reason.UNKNOWN_FIELD,
+    Reason.UNKNOWN_VALUE,
+    Reason.OUT_OF_RANGE,
+    Reason.INVALID_VALUE,
+)
+"""Why any document can be refused."""
 
 Schema = dict[str, Any]
 
@@ -76,7 +88,9 @@ class Operation:
         answers: what is no refusal, by status; several contents of one status stand one after the other.
         reasons: of refusals; those for tokens and passing faults are added to all.
         body: what can be sent.
-        parameters: beside those in the path.
+        parameters: beside those in the path; one in the path, if its name means something else here.
+        bodiless: the body can be left out.
+        headers: of answers that are no refusals.
         open: needs no token.
         replays: the answer can be that of an earlier request.
     """
@@ -91,6 +105,8 @@ class Operation:
     body: Sequence[Content] = ()
     parameters: Sequence[Parameter] = ()
     more: str = ""
+    bodiless: bool = False
+    headers: Sequence[str] = ()
     open: bool = False
     replays: bool = False
 
@@ -137,6 +153,15 @@ def document(
                     "schema": {"type": "string", "enum": ["true"]},
                 },
                 "WWW-Authenticate": {"description": "How to show a token.", "schema": {"type": "string"}},
+                "Location": {
+                    "description": "Of several reports: where stands how far each of them is.",
+                    "schema": {"type": "string"},
+                },
+                "RateLimit-Policy": {
+                    "description": "How many reports a token with a quota may file a minute and a day.",
+                    "schema": {"type": "string"},
+                },
+                "RateLimit": {"description": "How many of them are left.", "schema": {"type": "string"}},
             },
         },
     }
@@ -167,14 +192,15 @@ def _operation(operation: Operation, in_path: Mapping[str, Parameter]) -> dict[s
             content[PROBLEM] = {"schema": _problem(refusals)}
         says = HTTPStatus(status).phrase
         response: dict[str, Any] = {"description": f"{says}: {', '.join(refusals)}" if refusals else says}
-        headers = _headers(status, replays=operation.replays and status in operation.answers)
+        headers = _headers(operation, status)
         if headers:
             response["headers"] = headers
         if content:
             response["content"] = content
         responses[str(status)] = response
     names = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
-    parameters = [*(in_path[name] for name in names), *operation.parameters]
+    own = {one.name for one in operation.parameters}
+    parameters = [*(in_path[name] for name in names if name not in own), *operation.parameters]
     shown: dict[str, Any] = {
         "operationId": operation.name,
         "tags": [operation.group],
@@ -185,14 +211,19 @@ def _operation(operation: Operation, in_path: Mapping[str, Parameter]) -> dict[s
         "responses": responses,
     }
     if operation.body:
-        shown["requestBody"] = {"required": True, "content": {one.media: _media(one) for one in operation.body}}
+        shown["requestBody"] = {
+            "required": not operation.bodiless,
+            "content": {one.media: _media(one) for one in operation.body},
+        }
     return shown
 
 
-def _headers(status: int, *, replays: bool) -> dict[str, Any]:
-    names = []
-    if replays:
-        names.append("Idempotent-Replayed")
+def _headers(operation: Operation, status: int) -> dict[str, Any]:
+    names: list[str] = []
+    if status in operation.answers:
+        names += operation.headers
+        if operation.replays:
+            names.append("Idempotent-Replayed")
     if status == HTTPStatus.UNAUTHORIZED:
         names.append("WWW-Authenticate")
     if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
@@ -219,13 +250,15 @@ def _problem(reasons: Sequence[str]) -> Schema:
 
 def _components(operations: Sequence[Operation], *, extensible: bool) -> dict[str, Schema]:
     asked = [kind for operation in operations for one in operation.body for kind in one.types()]
-    answered = [shapes.Problem, shapes.FiledItem, shapes.RefusedItem]
+    answered = [shapes.Problem, shapes.FiledItem, shapes.HeldItem, shapes.RefusedItem]
     answers = [one for operation in operations for contents in operation.answers.values() for one in contents]
     answered += [kind for one in answers for kind in one.types()]
     # What can be sent is closed: a field that is not known is refused, and whoever sends one should see it here.
     _, closed = msgspec.json.schema_components(asked, ref_template=_REF + "{name}")
     _, shown = msgspec.json.schema_components(answered, ref_template=_REF + "{name}")
     for name, schema in shown.items():
+        if closed.get(name, schema) != schema:
+            raise AssertionError(f"two types are called {name}")
         if extensible and name not in closed and schema.get("additionalProperties") is False:
             del schema["additionalProperties"]
     found = {**shown, **closed}

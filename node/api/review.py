@@ -28,11 +28,13 @@ _LAST: Final = 2**62
 _REPLAYED: Final = {"Idempotent-Replayed": "true"}
 
 
-class _Refusal(Struct, frozen=True, forbid_unknown_fields=True):
+class TurnedAway(Struct, frozen=True, forbid_unknown_fields=True):
+    """Why a filing is refused."""
+
     why: Annotated[str, Meta(min_length=1, max_length=review.LONGEST_REASON)]
 
 
-_refusal: Final = msgspec.json.Decoder(_Refusal)
+_refusal: Final = msgspec.json.Decoder(TurnedAway)
 
 
 class Review:

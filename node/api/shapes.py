@@ -74,6 +74,26 @@ class Filed(Shown, frozen=True, kw_only=True):
     """Address under which stands what became of it."""
 
 
+class HeldFiling(Shown, frozen=True, kw_only=True):
+    """One report that is on disk and waits for a person; nothing of it is signed or sent."""
+
+    review: Number
+    """Its number in the review queue."""
+    state: Literal["held"]
+    status: str
+    """Address under which stands what was decided."""
+
+
+class Place(Shown, frozen=True, kw_only=True):
+    """Where an item stands in a document of another format."""
+
+    at: str
+    source_id: str
+    """Its own id there; empty if it has none."""
+    unmapped: list[str]
+    """Paths of what the report has no field for; it travels in the report's `source`."""
+
+
 class FiledItem(Shown, frozen=True, kw_only=True):
     """An item of several that is signed and on disk."""
 
@@ -85,6 +105,18 @@ class FiledItem(Shown, frozen=True, kw_only=True):
     state: Literal["queued", "kept"]
     status: Literal[202]
     location: str
+    source: Place | UnsetType = UNSET
+
+
+class HeldItem(Shown, frozen=True, kw_only=True):
+    """An item of several that is on disk and waits for a person."""
+
+    index: Number
+    review: Number
+    state: Literal["held"]
+    status: Literal[202]
+    location: str
+    source: Place | UnsetType = UNSET
 
 
 class RefusedItem(Shown, frozen=True, kw_only=True):
@@ -95,10 +127,13 @@ class RefusedItem(Shown, frozen=True, kw_only=True):
     reason: str
     path: str
     detail: str
+    source: Place | UnsetType = UNSET
 
 
 _EITHER: Final[dict[str, Any]] = {
-    "items": {"oneOf": [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in (FiledItem, RefusedItem)]}
+    "items": {
+        "oneOf": [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in (FiledItem, HeldItem, RefusedItem)]
+    }
 }
 
 
@@ -108,6 +143,35 @@ class FiledMany(Shown, frozen=True, kw_only=True):
     accepted: Number
     refused: Number
     results: Annotated[list[Any], Meta(extra_json_schema=_EITHER)]
+
+
+class SubmissionItem(Shown, frozen=True, kw_only=True):
+    """How far one item of a POST is."""
+
+    index: Number
+    outcome: Literal["pending", "success", "failure"]
+    state: OwnState | Literal["held", "released", "refused", "gone"]
+    """Of the report; or of its entry in the review queue; or `refused`, with the reason."""
+    report_id: ReportId | UnsetType = UNSET
+    revision: Revision | UnsetType = UNSET
+    digest: Digest | UnsetType = UNSET
+    review: Number | UnsetType = UNSET
+    reason: str | UnsetType = UNSET
+    path: str | UnsetType = UNSET
+    detail: str | UnsetType = UNSET
+
+
+class SubmissionView(Shown, frozen=True, kw_only=True):
+    """What became of a POST of several reports so far."""
+
+    id: str
+    posted_at: Instant
+    status: Literal["pending", "complete"]
+    total: Number
+    pending: Number
+    success: Number
+    failure: Number
+    items: list[SubmissionItem]
 
 
 # --- own reports ------------------------------------------------------------------------------------------------
@@ -325,6 +389,8 @@ class BacklogView(Shown, frozen=True, kw_only=True):
     reports: Number
     oldest_seconds: float | None
     confirmations: Number
+    held: Number
+    """Reports that wait for a person."""
 
 
 class Standing(Shown, frozen=True, kw_only=True):
@@ -368,3 +434,5 @@ class Ready(Shown, frozen=True, kw_only=True):
     policy: str
     backlog: Number
     alarms_open: Number
+    keys_end: dict[str, Instant]
+    """When the keys that end do so, by what they are for."""

@@ -26,12 +26,14 @@ _MOST: Final = int(LONGEST_OVERLAP.total_seconds()) // 60
 _SECRET: Final = {"Cache-Control": "no-store"}
 
 
-class _Rotate(Struct, frozen=True, forbid_unknown_fields=True):
+class Rotation(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a token is to be rotated."""
+
     overlap_minutes: Annotated[int, Meta(ge=0, le=_MOST)] = DEFAULT_OVERLAP
 
 
 _wanted: Final = msgspec.json.Decoder(Wanted)
-_rotate: Final = msgspec.json.Decoder(_Rotate)
+_rotate: Final = msgspec.json.Decoder(Rotation)
 
 
 class TokensApi:

@@ -23,11 +23,13 @@ from protocol.parse import decode
 from protocol.reasons import Reason
 
 
-class _Replay(Struct, frozen=True, forbid_unknown_fields=True):
+class Replay(Struct, frozen=True, forbid_unknown_fields=True):
+    """From which event, or from when, events are to be sent again."""
+
     from_: Annotated[int, Meta(ge=1, lt=2**62)] | Annotated[datetime, Meta(tz=True)] = msgspec.field(name="from")
 
 
-_replay: Final = msgspec.json.Decoder(_Replay)
+_replay: Final = msgspec.json.Decoder(Replay)
 
 
 class Webhooks:

@@ -21,6 +21,7 @@ from node.api.openapi import document
 from protocol.envelope import SignedReport
 from protocol.statements import Refusal as _Refusal
 from protocol.subjects import Kind
+from tests.node.asking import make
 from tests.node.conftest import Running, Start
 from tests.node.test_words import word_of
 from tests.node.world import TOKEN, Broker, MemoryBus, confirmed, filing, foreign, receipts, released
@@ -339,5 +340,14 @@ def test_the_client_reads_what_is_described(mine: str, theirs: str) -> None:
 def test_outcomes_are_described() -> None:
     """Those of accepted and of refused items."""
     schemas = document(OPERATIONS, IN_PATH)["components"]["schemas"]
-    known = {*schemas["FiledItem"]["properties"], *schemas["RefusedItem"]["properties"]}
-    assert set(Outcome.__struct_fields__) == known
+    items = ("FiledItem", "HeldItem", "RefusedItem")
+    assert set(Outcome.__struct_fields__) == {name for kind in items for name in schemas[kind]["properties"]}
+    assert set(results.Source.__struct_fields__) == set(schemas["Place"]["properties"])
+
+
+async def test_what_is_held_is_told(node: Running) -> None:
+    """A token whose reports wait gets the number in the review queue, alone and in a list."""
+    async with Client(node.node.url, await make(node, "bot", "submit", require_release=True)) as client:
+        alone = await client.post(filing())
+        assert (alone.accepted, alone.state, alone.review, alone.report_id) == (True, "held", 1, "")
+        assert [one.review for one in await client.post_many([filing(), filing("B")])] == [1, 2]

@@ -15,16 +15,19 @@ import msgspec
 import pytest
 import schemathesis
 
-from node.api import shapes
+from node.api import managed, shapes
 from node.api.addresses import IN_PATH, OPERATIONS
 from node.api.openapi import EVENTS, document
+from node.outputs import Hook
 from protocol.envelope import SignedReport
 from protocol.reasons import Reason
 from protocol.report import Body, CoarseBody
 from protocol.subjects import Kind
-from tests.node.conftest import Running, Start
+from tests.node.asking import ask, make
+from tests.node.conftest import Running, Start, running
+from tests.node.test_webhooks import configured
 from tests.node.test_words import word_of
-from tests.node.world import Broker, MemoryBus, Msg, confirmed, filing, foreign, receipts, released
+from tests.node.world import Broker, Clock, MemoryBus, Msg, confirmed, filing, foreign, receipts, released
 
 ELSEWHERE = ("/taxii2/",)
 """Addresses that another standard describes."""
@@ -34,7 +37,9 @@ BY_NAME = {operation.name: operation for operation in OPERATIONS}
 async def busy(node: Running, broker: Broker) -> dict[str, list[str]]:
     """Let something of everything happen at a node; returns what can stand in an address."""
     _, own, _ = await node.post(filing())
-    await node.post([filing("B", handling={"expires_at": "2030-01-01T00:00:00Z"}), filing(nonsense=1)])
+    bot = await make(node, "bot", "submit", require_release=True, per_day=3)
+    assert (await ask(node, bot, "POST", "/v1/reports", filing("Held")))[0] == 202
+    _, _, headers = await node.post([filing("B", handling={"expires_at": "2030-01-01T00:00:00Z"}), filing(nonsense=1)])
     await node.bus.until(lambda: node.bus.sent)
     node.bus.inbox.append(receipts(broker.receipt(node.bus.sent[0].data)))
     node.bus.inbox.append(confirmed(word_of(broker, own["digest"], "read")))
@@ -45,7 +50,8 @@ async def busy(node: Running, broker: Broker) -> dict[str, list[str]]:
     await node.bus.until(lambda: not node.bus.inbox and not node.bus.unacked)
     received = [str(one.header.report_id) for one in envelope.reports if isinstance(one, SignedReport)]
     await node.post(filing("C", report_id=own["report_id"], revision=2, phase="withdrawn", body={}))
-    return {"report_id": [own["report_id"], received[0]], "id": ["1"]}
+    posted = str(headers["Location"]).rpartition("/")[2]
+    return {"report_id": [own["report_id"], received[0]], "id": ["1", posted], "name": ["bot"]}
 
 
 async def test_every_address_is_described_and_no_other(node: Running) -> None:
@@ -115,6 +121,8 @@ def test_every_refusal_is_a_problem_with_its_reasons() -> None:
         ("getBacklog", shapes.BacklogView),
         ("getLog", shapes.LogView),
         ("getReady", shapes.Ready),
+        ("listReview", managed.ReviewPage),
+        ("listTokens", managed.TokenList),
     ],
 )
 async def test_answers_are_of_their_types(node: Running, broker: Broker, name: str, kind: Any) -> None:
@@ -122,7 +130,7 @@ async def test_answers_are_of_their_types(node: Running, broker: Broker, name: s
     await busy(node, broker)
     async with node.http.get(BY_NAME[name].path) as response:
         found = msgspec.json.decode(await response.read(), type=kind)
-    for field in ("reports", "alarms") if name.startswith("list") else ():
+    for field in ("reports", "alarms", "review", "tokens") if name.startswith("list") else ():
         assert getattr(found, field, True), "an empty list shows nothing"
 
 
@@ -140,6 +148,48 @@ async def test_reports_are_of_their_types(node: Running, broker: Broker) -> None
         good, bad = msgspec.json.decode(await response.read(), type=shapes.FiledMany).results
     msgspec.convert(good, shapes.FiledItem)
     msgspec.convert(bad, shapes.RefusedItem)
+
+
+async def test_what_waits_for_a_person_is_of_its_types(node: Running) -> None:
+    """Held alone, in a list, from another format, over the quota; looked at, released, refused."""
+    bot, ana = await make(node, "bot", "submit", require_release=True, per_minute=3), await make(node, "ana", "release")
+    _, held, _ = await ask(node, bot, "POST", "/v1/reports", filing())
+    msgspec.convert(held, shapes.HeldFiling)
+    _, both, headers = await ask(node, bot, "POST", "/v1/reports", [filing("B"), {}])
+    msgspec.convert(msgspec.convert(both, shapes.FiledMany).results[0], shapes.HeldItem)
+    event = {"classification.type": "c2-server", "time.source": "2026-02-01T00:00:00Z", "source.ip": "203.0.113.4"}
+    _, read, _ = await ask(node, bot, "POST", "/v1/reports?format=intelmq&tlp=GREEN", [event, {}])
+    good, bad = msgspec.convert(read, shapes.FiledMany).results
+    assert msgspec.convert(good, shapes.HeldItem).source
+    assert msgspec.convert(bad, shapes.RefusedItem).source
+    for more in (filing("E"), [filing("F")]):
+        status, over, limits = await ask(node, bot, "POST", "/v1/reports", more)
+        assert (status, int(limits["Retry-After"]) > 0) == (429, True)
+        msgspec.convert(over, shapes.FiledMany if isinstance(more, list) else shapes.Problem)
+    for number, word, told in ((1, "release", None), (2, "refuse", {"why": "a test"})):
+        status, shown, _ = await ask(node, ana, "POST", f"/v1/review/{number}/{word}", told)
+        assert (status, shown["review"]) == (200, number)
+        msgspec.convert(shown, managed.ReviewEntry, strict=False)
+    _, course, _ = await ask(node, bot, "GET", headers["Location"])
+    assert {one.state for one in msgspec.convert(course, shapes.SubmissionView, strict=False).items} == {"refused"}
+
+
+async def test_tokens_and_webhooks_are_of_their_types(tmp_path: Path, clock: Clock) -> None:
+    """Made, rotated, revoked; looked at, tested, enabled, replayed."""
+    async with running(configured(tmp_path, Hook(url="http://127.0.0.1:9/")), clock, MemoryBus()) as node:
+        for path, body, kind in (
+            ("/v1/tokens", {"name": "eye", "scopes": ["read"], "tlp": "GREEN"}, managed.TokenMade),
+            ("/v1/tokens/eye/rotate", {"overlap_minutes": 5}, managed.TokenRotated),
+            ("/v1/tokens/eye/revoke", None, managed.TokenRevoked),
+            ("/v1/webhooks/webhook/enable", None, managed.WebhookView),
+            ("/v1/webhooks/webhook/replay", {"from": 1}, managed.WebhookReplayed),
+            ("/v1/webhooks/webhook/test", None, managed.WebhookTested),
+        ):
+            async with node.http.post(path, json=body) as response:
+                assert response.status in (200, 201), path
+                msgspec.json.decode(await response.read(), type=kind)
+        async with node.http.get("/v1/webhooks") as response:
+            assert msgspec.json.decode(await response.read(), type=managed.WebhookList).webhooks
 
 
 async def test_not_ready_is_as_described(start: Start) -> None:
@@ -168,12 +218,13 @@ async def test_the_feed_is_as_described(node: Running, broker: Broker) -> None:
 def test_the_reasons_of_filing_are_declared() -> None:
     """Every code that the code of filing raises is listed at the address where one files."""
     root = Path(shapes.__file__).parent.parent
+    own = ["intake.py", "foreign.py", "admission.py", "identity.py", "signing.py", "filing.py", "api/reports.py"]
     raised = {
         Reason[name]
-        for file in ("intake.py", "identity.py", "signing.py", "filing.py", "api/reports.py")
-        for name in re.findall(r"ProtocolError\(\s*Reason\.([A-Z_]+)", (root / file).read_text(encoding="utf-8"))
+        for file in (*map(root.joinpath, own), *root.glob("formats/*.py"))
+        for name in re.findall(r"ProtocolError\(\s*Reason\.([A-Z_]+)", file.read_text(encoding="utf-8"))
     }
-    read_only = {Reason.NOT_WITNESSED, Reason.LEAF_MISSING}
+    read_only = {Reason.NOT_WITNESSED, Reason.LEAF_MISSING, Reason.UNKNOWN_PATH}
     assert raised - set(BY_NAME["fileReports"].reasons) - read_only == set()
     assert set(get_args(shapes.OwnState)) >= set(get_args(shapes.Filed.__annotations__["state"]) or ())
 

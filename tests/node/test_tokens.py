@@ -38,6 +38,7 @@ OPENED = {
     "GET /v1/reports": {"read", "submit"},
     "GET /v1/reports/{report_id}": {"read", "submit"},
     "GET /v1/reports/{report_id}/proof": {"read", "submit"},
+    "GET /v1/submissions/{id}": {"submit"},
     "GET /v1/inbox": {"read"},
     "GET /v1/inbox/{report_id}": {"read"},
     "GET /v1/inbox/{report_id}/proof": {"read"},
@@ -52,12 +53,16 @@ OPENED = {
     "GET /v1/review/{id}": {"release", "submit"},
     "POST /v1/review/{id}/release": {"release"},
     "POST /v1/review/{id}/refuse": {"release"},
+    "GET /v1/webhooks": {"read", "admin"},
+    "POST /v1/webhooks/{name}/enable": {"admin"},
+    "POST /v1/webhooks/{name}/replay": {"admin"},
+    "POST /v1/webhooks/{name}/test": {"admin"},
     "GET /v1/tokens": {"admin"},
     "POST /v1/tokens": {"admin"},
     "POST /v1/tokens/{name}/rotate": {"admin"},
     "POST /v1/tokens/{name}/revoke": {"admin"},
 }
-FREE = {"GET /healthz", "GET /readyz", "GET /metrics"}
+FREE = {"GET /healthz", "GET /readyz", "GET /metrics", "GET /openapi.json", "GET /docs"}
 
 
 class Handlers:
@@ -193,6 +198,7 @@ async def test_revocation_ends_open_streams(node: Running) -> None:
 
     async def listening(text: str) -> tuple[aiohttp.ClientResponse, bytes]:
         response = await node.http.get("/v1/feed", headers={"Authorization": f"Bearer {text}"})
+        await response.content.readuntil(b"\n\n")
         return response, await response.content.readuntil(b"\n\n")
 
     ended, _ = await listening(token)
