@@ -108,7 +108,9 @@ def _judge(item: Foreign, document: bytes, reading: Reading) -> Item:
                 f"what has no place in the profile stands at a path of over {_LONGEST_PATH} characters",
             )
         try:
-            texts = {path: msgspec.json.encode(value, order="deterministic").decode() for path, value in unmapped.items()}
+            texts = {
+                path: msgspec.json.encode(value, order="deterministic").decode() for path, value in unmapped.items()
+            }
         except (TypeError, ValueError, OverflowError, RecursionError) as exc:
             return ProtocolError(
                 Reason.INVALID_VALUE, item.at, f"a value cannot be written as JSON: {type(exc).__name__}"

@@ -137,7 +137,9 @@ MAKERS: Mapping[str, Maker] = {
     "intelmq": intelmq,
     "stix": stix,
     "misp": misp,
-    "ocsf": _samples("ocsf", samples.OCSF, lambda n: {"finding_info": {**samples.OCSF["finding_info"], "uid": f"f-{n}"}}),
+    "ocsf": _samples(
+        "ocsf", samples.OCSF, lambda n: {"finding_info": {**samples.OCSF["finding_info"], "uid": f"f-{n}"}}
+    ),
     "idmef": _samples("idmef", samples.IDMEF, lambda n: {"ID": _uuid(n)}),
     "idea": _samples("idea", samples.IDEA, lambda n: {"ID": _uuid(n)}),
     "iodef": iodef,

@@ -114,7 +114,7 @@ async def test_too_much_without_a_place_is_refused(node: Running) -> None:
 HOSTILE = {
     "too long": ("k" * 501, "out-of-range"),
     "over the limit": ("k" * (limits.UNMAPPED + 1), "out-of-range"),
-    "strange": ("a.b[0]\"`\n\0\u2028$", ""),
+    "strange": ('a.b[0]"`\n\0\u2028$', ""),
     "nothing": ("", ""),
 }
 
@@ -130,7 +130,9 @@ async def test_names_of_keys_are_anything(node: Running, which: str) -> None:
         inner = listed.get("objects") or listed["Incident"] if isinstance(listed, dict) else listed
         holder = inner[0].get("Event", inner[0])
         holder[key] = "hostile"
-        body = b"\n".join(json.dumps(line).encode() for line in lines) if len(lines) > 1 else json.dumps(listed).encode()
+        body = (
+            b"\n".join(json.dumps(line).encode() for line in lines) if len(lines) > 1 else json.dumps(listed).encode()
+        )
         status, answer, _ = await send(node, body, made.query, made.content_type)
         assert status == 202, (kind, answer)
         first, second = answer["results"]

@@ -89,7 +89,7 @@ async def test_a_held_document_is_released_as_the_next_revision(node: Running) -
 
 
 async def test_taxii_knows_an_incident_again(tmp_path: Path, clock: Clock) -> None:
-    """The same STIX incident with other content is revision 2, by TAXII or by POST; what has no place is in `source`."""
+    """The same STIX incident with other content is revision 2, by TAXII or POST; the rest is in `source`."""
     made = incident("First", x_ticket=7)
     async with running(config_of(tmp_path), clock, MemoryBus()) as node:
         for _ in range(2):
