@@ -28,6 +28,8 @@ from protocol.reasons import Reason
 
 _NAMES: Final = UUID("6f0f2a52-6d2c-5b0e-9c8e-3f5b2a7c1d40")
 """The namespace of ids that follow from a source's own (RFC 9562, version 5)."""
+_LONGEST_PATH: Final = 500
+"""Characters of a path that a report's `source` has room for."""
 _STEP: Final = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+)\]")
 
 
@@ -98,6 +100,21 @@ def _judge(item: Foreign, document: bytes, reading: Reading) -> Item:
         filing["report_id"] = str(uuid5(_NAMES, name))
         filing["incident_id"] = str(uuid5(_NAMES, f"{name}\0incident"))
     if item.unmapped:
+        unmapped = _relative(item)
+        if any(len(path) > _LONGEST_PATH for path in unmapped):
+            return ProtocolError(
+                Reason.OUT_OF_RANGE,
+                item.at,
+                f"what has no place in the profile stands at a path of over {_LONGEST_PATH} characters",
+            )
+        try:
+            texts = {
+                path: msgspec.json.encode(value, order="deterministic").decode() for path, value in unmapped.items()
+            }
+        except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+            return ProtocolError(
+                Reason.INVALID_VALUE, item.at, f"a value cannot be written as JSON: {type(exc).__name__}"
+            )
         raw = item.raw or _piece(document, item.at, item)
         filing["body"] = {
             **filing.get("body", {}),
@@ -106,10 +123,7 @@ def _judge(item: Foreign, document: bytes, reading: Reading) -> Item:
                 "media_type": reading.media_type,
                 "sha256": hashlib.sha256(raw).hexdigest(),
                 "size": len(raw),
-                "unmapped": {
-                    path: msgspec.json.encode(value, order="deterministic").decode()
-                    for path, value in _relative(item).items()
-                },
+                "unmapped": texts,
             },
         }
     return _drafted(filing, item, reading)
@@ -134,7 +148,7 @@ def _piece(document: bytes, at: str, item: Foreign) -> bytes:
         for name, index in _STEP.findall(at):
             value = value[int(index)] if index else value[name]
         return msgspec.json.encode(value)
-    except (msgspec.DecodeError, LookupError, TypeError):
+    except (msgspec.DecodeError, LookupError, TypeError, RecursionError):
         return msgspec.json.encode([item.filing, item.unmapped], order="deterministic")
 
 

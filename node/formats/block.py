@@ -28,6 +28,9 @@ SAID: Final = tuple(
 )
 """The fields of a header that a filer states."""
 
+SOURCE: Final = "source"
+"""Never written, and never read from a block: it says what this member's own tools sent, and of which document."""
+
 _IDENTITY: Final = ("report_id", "incident_id", "revision", "origin", "issued_at", "phase")
 _LEAST: Final = {"marking": {"tlp": "CLEAR"}, "rsit": [{"class": "other"}]}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -46,6 +49,8 @@ def as_filing(shown: Shown) -> dict[str, Any]:
     body: dict[str, Any] = {}
     for name, value in shown.body.items():
         plain = name.removesuffix(COARSE_SUFFIX)
+        if plain == SOURCE:
+            continue
         if plain != name and (plain in shown.body or not valid(Body, {plain: value})):
             continue
         body[plain] = [_unlevelled(element) for element in value] if isinstance(value, list) else value
@@ -143,6 +148,8 @@ def restore(block: Spot, draft: Draft) -> None:
             continue
         _settle(draft.header, name, place, Filing, {**_LEAST, name: place.value})
     for name, place in block.get("body").fields():
+        if name == SOURCE:
+            continue
         _settle(draft.body, name, place, Body, {name: place.value})
 
 

@@ -60,9 +60,10 @@ class Listener:
                     data, cut = rest, None if cut is None else cut - len(whole) + len(rest)
 
     def _take(self, frame: bytes) -> None:
-        for line in frame.splitlines():
-            if line.startswith(b"id: "):
-                self.got.append(int(line[4:]))
+        # The first frame says where the stream stands, and is no event.
+        lines = frame.splitlines()
+        if any(line.startswith(b"data:") for line in lines):
+            self.got += [int(line[4:]) for line in lines if line.startswith(b"id: ")]
 
 
 @asynccontextmanager

@@ -7,6 +7,8 @@ import io
 import json
 from typing import Any
 
+import pytest
+
 from node.formats.registry import FORMATS
 from protocol import limits
 from protocol.keys import unb64
@@ -109,6 +111,41 @@ async def test_too_much_without_a_place_is_refused(node: Running) -> None:
     assert answer["results"][0]["path"] == "$[0]"
 
 
+HOSTILE = {
+    "too long": ("k" * 501, "out-of-range"),
+    "over the limit": ("k" * (limits.UNMAPPED + 1), "out-of-range"),
+    "strange": ('a.b[0]"`\n\0\u2028$', ""),
+    "nothing": ("", ""),
+}
+
+
+@pytest.mark.parametrize("which", HOSTILE)
+async def test_names_of_keys_are_anything(node: Running, which: str) -> None:
+    """In every JSON format: such an item is refused by itself, with where it stands and why, or kept as it is."""
+    key, reason = HOSTILE[which]
+    for kind in ("stix", "misp", "intelmq", "ocsf", "idmef", "idea", "iodef"):
+        made = MAKERS[kind]([1, 2], broken=False)
+        lines = [json.loads(line) for line in made.body.splitlines()]
+        listed = lines if len(lines) > 1 else lines[0]
+        inner = listed.get("objects") or listed["Incident"] if isinstance(listed, dict) else listed
+        holder = inner[0].get("Event", inner[0])
+        holder[key] = "hostile"
+        body = (
+            b"\n".join(json.dumps(line).encode() for line in lines) if len(lines) > 1 else json.dumps(listed).encode()
+        )
+        status, answer, _ = await send(node, body, made.query, made.content_type)
+        assert status == 202, (kind, answer)
+        first, second = answer["results"]
+        assert second["status"] == 202, (kind, second)
+        if reason:
+            assert (first["status"], first["reason"]) == (422, reason), (kind, first)
+            assert first["path"].startswith("$")
+            assert "500 characters" in first["detail"]
+        else:
+            report = (await node.get(first["location"]))["revisions"][0]["report"]
+            assert '"hostile"' in report["body"]["source"]["unmapped"].values(), kind
+
+
 async def test_idempotency_keys_hold_for_documents_too(node: Running) -> None:
     """Same key, same document: same answer. The same bytes with another marking are another request."""
     key = {"Idempotency-Key": "k"}
@@ -133,8 +170,8 @@ async def test_a_thousand_documents_of_all_kinds(node: Running) -> None:
     """Every twentieth broken, some sent twice: what was accepted, replayed and refused is what was sent."""
     sent = accepted = replayed = refused = 0
     seen: set[str] = set()
-    kinds = [name for name in MAKERS if name == "profile" or name in FORMATS]
-    batch = 10
+    assert set(MAKERS) == {"profile", *FORMATS}
+    kinds, batch = list(MAKERS), 5
     for start in range(0, 1_000, batch):
         kind = kinds[start // batch % len(kinds)]
         numbers = list(range(start, start + batch))

@@ -51,7 +51,7 @@ def again(name: str, item: Shown) -> Foreign:
 
 
 @pytest.mark.parametrize("name", PAIRS)
-@quick(40)
+@quick(15)
 @given(one=reports())
 def test_round_trip(name: str, one: Report) -> None:
     """Whatever a report may say comes back as it was shown, and its filing is valid."""
