@@ -10,7 +10,7 @@ from typing import Annotated, Final, get_args
 
 from msgspec import Meta
 
-from node.api import shapes
+from node.api import managed, shapes
 from node.api.alarms import Cleared
 from node.api.inbox import Spoken
 from node.api.managing import MANAGING, REPORT, REVISING
@@ -268,6 +268,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "operating",
         "What waits for the broker's word.",
         {200: json(shapes.BacklogView)},
+    ),
+    Operation(
+        "GET",
+        "/v1/directory",
+        "getDirectory",
+        "operating",
+        "Who is in the region: how to reach them, what they can help with, which keys count; own sharing groups.",
+        {200: json(managed.DirectoryView)},
     ),
     Operation(
         "GET",

@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType, field
 from node.api.shapes import Number, ReportId, Revision, Shown
 from node.tokens import Terms
 from protocol import taxonomy as tx
-from protocol.report import Filing, Instant
+from protocol.report import Filing, Instant, Jurisdiction
 
 # --- review -----------------------------------------------------------------------------------------------------
 
@@ -118,3 +118,39 @@ class WebhookTested(Shown, frozen=True, kw_only=True):
     status: int | None
     fault: str
     ms: float
+
+
+class DirectoryKey(Shown, frozen=True, kw_only=True):
+    """A key that counts; its id is its thumbprint."""
+
+    use: Literal["signing", "sealing"]
+    kid: str
+    algorithm: str
+    not_after: Instant
+
+
+class DirectoryMember(Shown, frozen=True, kw_only=True):
+    id: str
+    jurisdiction: Jurisdiction
+    name: str
+    status: Literal["active", "suspended"]
+    roles: list[str]
+    contacts: list[str]
+    languages: list[str]
+    capabilities: list[str]
+    keys: list[DirectoryKey]
+
+
+class DirectoryGroup(Shown, frozen=True, kw_only=True):
+    id: str
+    name: str
+    jurisdictions: list[Jurisdiction]
+
+
+class DirectoryView(Shown, frozen=True, kw_only=True):
+    """Who is in the region, as far as this member may know it."""
+
+    region: str
+    serial: int
+    members: list[DirectoryMember]
+    groups: list[DirectoryGroup]

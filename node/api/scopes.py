@@ -53,6 +53,7 @@ NEEDED: Final[Mapping[tuple[str, str], Scopes]] = {
     ("POST", "/v1/alarms/{id}/clear"): _ADMIN,
     ("GET", "/v1/backlog"): _WATCH,
     ("GET", "/v1/log"): _WATCH,
+    ("GET", "/v1/directory"): _OWN,
     ("GET", "/v1/review"): _REVIEW,
     ("GET", "/v1/review/{id}"): _REVIEW,
     ("POST", "/v1/review/{id}/release"): frozenset({"release"}),

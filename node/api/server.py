@@ -25,6 +25,7 @@ from node.api.taxii import Taxii, in_its_form, is_below
 from node.api.tokens import TokensApi
 from node.api.webhooks import Webhooks
 from node.core import NodeCore
+from node.directory import directory
 from node.loops import State, Writer
 from node.metrics import Metrics
 from node.review import held
@@ -103,6 +104,10 @@ class Operations:
         with self._core.store.read() as reads:
             return log_view(reads, self._core.trust.registry)
 
+    async def directory(self, _request: web.Request) -> web.Response:
+        """Who is in the region, as far as this member may know it."""
+        return answer(directory(self._core.trust.registry, self._core.jurisdiction, self._now()))
+
     async def metrics(self, _request: web.Request) -> web.Response:
         """For Prometheus."""
         text = await self._writer.run(self._metrics.render)
@@ -172,6 +177,7 @@ def make_app(
             web.post("/v1/webhooks/{name}/test", webhooks.test),
             web.get("/v1/backlog", operations.backlog),
             web.get("/v1/log", operations.log),
+            web.get("/v1/directory", operations.directory),
             web.get("/healthz", operations.health),
             web.get("/readyz", operations.ready),
             web.get("/metrics", operations.metrics),

@@ -45,6 +45,7 @@ OPENED = {
     "POST /v1/inbox/{report_id}/confirm": {"confirm"},
     "GET /v1/feed": {"read"},
     "POST /v1/policy/explain": {"read", "submit"},
+    "GET /v1/directory": {"read", "submit"},
     "GET /v1/alarms": {"read", "admin"},
     "POST /v1/alarms/{id}/clear": {"admin"},
     "GET /v1/backlog": {"read", "admin"},
