@@ -144,6 +144,42 @@ def test_what_is_wrong_is_said_plainly(token: Token, old: str, new: str, says: s
     assert PIN not in str(refused.value)
 
 
+def test_a_key_that_is_not_one_pair_is_refused(token: Token) -> None:
+    """Two of a name; and a public key that is another's, under which nobody could verify what is signed."""
+    uri, attributes = token.uri("twin"), pkcs11.Attribute
+    HsmKey.make(uri)[0].close()
+    other, _ = HsmKey.make(token.uri("other"))
+    other.close()
+    with pkcs11.lib(str(MODULE)).get_token(token_label="CERT").open(rw=True, user_pin=PIN) as session:
+        twin = {attributes.LABEL: "twin", attributes.CLASS: pkcs11.ObjectClass.PUBLIC_KEY}
+        (present,) = session.get_objects(twin)
+        curve = present[attributes.EC_PARAMS]
+        kind = {attributes.KEY_TYPE: pkcs11.KeyType.EC_EDWARDS, attributes.EC_PARAMS: curve, attributes.TOKEN: True}
+        session.create_object({**twin, **kind, attributes.EC_POINT: b"\x04\x20" + other.public})
+        with pytest.raises(ConfigError, match="UserAlreadyLoggedIn"):
+            HsmKey.open(uri)
+    with pytest.raises(ConfigError, match=r"no pair \(1 private and 2 public\)"):
+        HsmKey.open(uri)
+    with pkcs11.lib(str(MODULE)).get_token(token_label="CERT").open(rw=True, user_pin=PIN) as session:
+        (own,) = [one for one in session.get_objects(twin) if bytes(one[attributes.EC_POINT])[2:] != other.public]
+        own.destroy()
+    with pytest.raises(ConfigError, match="do not match"):
+        HsmKey.open(uri)
+
+
+def test_a_token_that_is_there_and_does_not_sign_is_waited_for(token: Token) -> None:
+    """Its administrator forbids the key to sign: nobody's loss, and no bug."""
+    attributes = pkcs11.Attribute
+    key, _ = HsmKey.make(token.uri("forbidden"))
+    with closing(key):
+        session = pkcs11.lib(str(MODULE)).get_token(token_label="CERT").open(rw=True)
+        wanted = {attributes.LABEL: "forbidden", attributes.CLASS: pkcs11.ObjectClass.PRIVATE_KEY}
+        (private,) = session.get_objects(wanted)
+        private[attributes.SIGN] = False
+        with pytest.raises(Transient, match="KeyFunctionNotPermitted"):
+            key.sign(b"abc")
+
+
 def test_the_library_is_optional(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
     """And its absence is the operator's to mend."""
     monkeypatch.setitem(sys.modules, "pkcs11", None)
