@@ -282,6 +282,8 @@ def _find(session: Any, place: Place) -> tuple[Any, bytes] | None:
             raise ConfigError(f"{place.key} in {place.shown} is no pair ({counts}): name its id= too")
         if {one.key_type for one in (*private, *public)} != {library.KeyType.EC_EDWARDS}:
             raise ConfigError(f"{place.key} in {place.shown} is not an Ed25519 key; no other is used from a token")
+        if not private[0][attribute.SIGN]:
+            raise ConfigError(f"{place.key} in {place.shown} may not sign: its administrator must set CKA_SIGN")
         point = bytes(public[0][attribute.EC_POINT])
     for head in _POINTS:
         if len(point) == len(head) + 32 and point.startswith(head):
