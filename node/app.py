@@ -49,7 +49,7 @@ from node.policies import Exchange
 from node.policyfile import watch_policy
 from node.projection import follow
 from node.push import Place, make_outputs, targets
-from node.renewal import Renewal, complete
+from node.renewal import Renewal, load_signer
 from node.review import held
 from node.store import Event, Store
 from node.traces import Paths
@@ -61,8 +61,9 @@ from protocol import process, subjects
 from protocol.bus import NatsBus
 from protocol.door import listen, url_of
 from protocol.errors import ConfigError, ProtocolError, Transient
+from protocol.hsm import HsmKey
 from protocol.invitation import load_invitation
-from protocol.keys import SigningKey, read_secret
+from protocol.keys import read_secret
 from protocol.policy import Policy, PolicyBook, load_policy
 from protocol.reportlog import SILENT, ReportLog, to_stderr
 from protocol.sealing import SealingKey
@@ -342,11 +343,12 @@ def _open_core(
     if invitation.member != config.member:
         raise ConfigError(f"{config.invitation} is for {invitation.member}, this node is {config.member}")
     policy = _read_policy(config.policy)
-    complete(config.keys)
-    signer = SigningKey.load(config.keys / files.SIGNING_KEY)
     fingerprint_key = read_secret(config.keys / files.FINGERPRINT_KEY)
     trust = Trust.invited(invitation, now)
     with ExitStack() as stack:
+        signer = load_signer(config)
+        if isinstance(signer, HsmKey):
+            stack.callback(signer.close)
         store = Store.open(config.data, config.store)
         stack.callback(store.close)
         stack.enter_context(process.alone(config.data))

@@ -50,6 +50,7 @@ from protocol.errors import ConfigError, ProtocolError
 from protocol.faults import tell
 from protocol.governance import open_record
 from protocol.govwords import say
+from protocol.hsm import HsmKey
 from protocol.invitation import load_invitation, save_invitation
 from protocol.keys import ALGORITHMS, ED25519, SigningKey, read_secret, write_secret
 from protocol.parse import convert
@@ -68,7 +69,7 @@ jurisdiction = {jurisdiction}        # ISO 3166-1 alpha-2 in lower case, or a re
 name = {name}
 data = "data"                  # database, region document, lock; back it up
 keys = "keys"                  # private keys; files of mode 0400
-policy = "policy.toml"         # who may get what; a change is taken within a second
+{signing}policy = "policy.toml"         # who may get what; a change is taken within a second
 invitation = "invitation.json" # from the broker's operator, with `kentongan node join`
 
 [http]
@@ -183,6 +184,7 @@ def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None
     init.add_argument("--language", action="append", default=[], help="such as en, id: in which you can be spoken to")
     init.add_argument("--capability", action="append", default=[], help="with what you can help: malware-analysis, …")
     init.add_argument("--algorithm", choices=sorted(ALGORITHMS), default=ED25519, help="of the signing key")
+    init.add_argument("--signing", metavar="URI", help="the signing key in a token (pkcs11:…), made if need be")
     init.set_defaults(run=_init)
     join = commands.add_parser("join", help="take the invitation from the broker's operator")
     join.add_argument("dir", type=Path)
@@ -240,7 +242,7 @@ def _init(args: argparse.Namespace) -> int:
     jurisdiction = args.jurisdiction or member_id.partition("-")[0]
     name = args.name or member_id
     now = datetime.now(UTC).replace(microsecond=0)
-    key = SigningKey.generate(args.algorithm)
+    key, where = _new_key(args)
     seed = natsauth.create_seed(natsauth.Role.USER, secrets.token_bytes(natsauth.SEED_ENTROPY))
     # A clock that runs a little ahead here must not make the key invalid there.
     record = key.record(now - timedelta(hours=1), now + KEY_LIFE)
@@ -262,7 +264,10 @@ def _init(args: argparse.Namespace) -> int:
         raise ConfigError(f"--{exc.path.removeprefix('$.').replace('id', 'member', 1)}: {exc.detail}") from exc
     place.mkdir(parents=True, exist_ok=True)
     token = secrets.token_urlsafe(32)
-    key.save(place / "keys" / SIGNING_KEY)
+    if isinstance(key, SigningKey):
+        key.save(place / "keys" / SIGNING_KEY)
+    else:
+        key.close()
     sealing.save(place / "keys" / SEALING_KEY)
     write_secret(place / "keys" / NATS_SEED, seed.encode("ascii"))
     write_secret(place / "keys" / FINGERPRINT_KEY, secrets.token_bytes(32))
@@ -272,6 +277,7 @@ def _init(args: argparse.Namespace) -> int:
             jurisdiction=encode_toml_string(jurisdiction),
             name=encode_toml_string(name),
             port=port,
+            signing=f"signing = {encode_toml_string(args.signing)}\n" if args.signing else "",
             sha256=hashlib.sha256(token.encode()).hexdigest(),
         ),
         "policy.toml": _POLICY_TOML.format(
@@ -282,9 +288,23 @@ def _init(args: argparse.Namespace) -> int:
     for file, text in texts.items():
         _write_new(place / file, text)
     print(f"made {place} for {member_id}; the signing key {key.kid} is valid until {record.not_after:%Y-%m-%d}")
+    if where:
+        print(where)
     print(f"token of the client 'first', shown this once: {token}")
     print(f"next: hand {place / MEMBER_FILE} to the broker's operator, then `kentongan node join {place} INVITATION`")
     return 0
+
+
+def _new_key(args: argparse.Namespace) -> tuple[SigningKey | HsmKey, str]:
+    """The signing key of a new node, and a sentence on where it is if it is in a token."""
+    if args.signing is None:
+        return SigningKey.generate(args.algorithm), ""
+    if args.algorithm != ED25519:
+        raise ConfigError(f"a key in a token is of {ED25519}: leave out --algorithm")
+    if find_config(args.dir).exists():
+        raise ConfigError(f"{find_config(args.dir)} exists and is never overwritten: move it away first")
+    key, made = HsmKey.make(args.signing)
+    return key, "the signing key was made in the token" if made else "the signing key was in the token already"
 
 
 def _join(place: Path, invitation_file: Path) -> int:

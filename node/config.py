@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Meta
 
 from node.outputs import Hook, Syslog, check_names
-from protocol import reportlog, tracing
+from protocol import hsm, reportlog, tracing
+from protocol.errors import ConfigError
 from protocol.process import Port, Section, Settings, Token, load_settings
 from protocol.registry import MemberId
 from protocol.report import Jurisdiction, Line
@@ -96,6 +97,8 @@ class _File(Settings, frozen=True, kw_only=True):
     store: str | None = None
     """SQLAlchemy URL; by default SQLite in the data directory."""
     keys: Path = Path("keys")
+    signing: str | None = None
+    """URI of a signing key in a token; by default it is a file among the keys."""
     policy: Path = Path("policy.toml")
     invitation: Path = Path("invitation.json")
     http: Http = Http()
@@ -134,6 +137,7 @@ class Config:
     tracing: tracing.Settings = field(default_factory=tracing.Settings)
     logging: reportlog.Settings = field(default_factory=reportlog.Settings)
     store: str | None = None
+    signing: str | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
 
@@ -143,6 +147,11 @@ def load_config(path: Path) -> Config:
     file = load_settings(path, _File, "kentongan node init")
     hooks = [file.webhook] if isinstance(file.webhook, Hook) else file.webhook
     check_names(hooks, file.syslog, path)
+    if file.signing is not None:
+        try:
+            hsm.parse_uri(file.signing)
+        except ConfigError as exc:
+            raise ConfigError(f"{path}: signing: {exc}") from exc
     return Config(
         member=file.member,
         jurisdiction=file.jurisdiction,
@@ -163,6 +172,7 @@ def load_config(path: Path) -> Config:
         tracing=file.tracing,
         logging=file.logging,
         store=file.store,
+        signing=file.signing,
         tls_cert=file.nats.tls_cert,
         tls_key=file.nats.tls_key,
     )

@@ -14,16 +14,17 @@ from typing import Any, Final
 import msgspec
 
 from node import app
-from node.config import NATS_CREDS, SIGNING_KEY, Config, find_config, load_config
+from node.config import NATS_CREDS, Config, encode_toml_string, find_config, load_config
 from node.keywatch import own_lives
 from node.reading import open_reader
-from node.renewal import KEY_LIFE, Wish, ask
+from node.renewal import KEY_LIFE, Wish, ask, load_signer
 from node.store import Store
 from node.trust import Trust
 from protocol.errors import ConfigError, ProtocolError
+from protocol.hsm import HsmKey
 from protocol.invitation import load_invitation
 from protocol.keylife import as_document, ending, parse_within, table
-from protocol.keys import ALGORITHMS, SigningKey, read_secret
+from protocol.keys import ALGORITHMS, KnownSigner, read_secret
 from protocol.natsauth import Role, is_public, parse_creds, subject_of
 from protocol.registry import Member
 
@@ -43,6 +44,7 @@ def add_parsers(commands: Any) -> None:
     rotate.add_argument("--sealing", action="store_true", help="a new sealing key too")
     rotate.add_argument("--transport", action="store_true", help="a new key for the connection to the bus, only that")
     rotate.add_argument("--algorithm", choices=sorted(ALGORITHMS), help="of the signing key (default: as it is)")
+    rotate.add_argument("--signing", metavar="URI", help="the new signing key in a token (pkcs11:…), made if need be")
     rotate.add_argument("--overlap", type=int, default=7, metavar="DAYS", help="how long the old key stays valid")
     rotate.set_defaults(run=_rotate)
     revoke = commands.add_parser("revoke", help="a key was stolen or lost: it counts no more, from a time on")
@@ -66,7 +68,7 @@ def _keys(args: argparse.Namespace) -> int:
     within = parse_within(args.within)
     config = load_config(find_config(args.place))
     now = datetime.now(UTC)
-    signing = SigningKey.load(config.keys / SIGNING_KEY).kid
+    signing = _present(config).kid
     lives = own_lives(_own(config), signing, config.keys, now)
     if args.json:
         for life in lives:
@@ -74,6 +76,8 @@ def _keys(args: argparse.Namespace) -> int:
     else:
         for line in table(lives, now):
             print(line)
+        if config.signing is not None:
+            print(f"the signing key {signing} is in a token: {config.signing}")
     return 1 if ending(lives, now, within) else 0
 
 
@@ -90,17 +94,61 @@ def _rotate(args: argparse.Namespace) -> int:
     config = load_config(find_config(args.place))
     if not 1 <= args.overlap <= KEY_LIFE.days:
         raise ConfigError(f"--overlap is 1 to {KEY_LIFE.days} days")
-    now = datetime.now(UTC)
+    if args.signing is not None:
+        return _rotate_into_token(config, args)
+    if config.signing is not None and (args.algorithm is not None or not (args.sealing or args.transport)):
+        raise ConfigError(
+            "the signing key is in a token: name the new one, another object label, with "
+            "`kentongan node rotate DIR --signing 'pkcs11:…'`"
+        )
+    signing = args.sealing or args.algorithm is not None or not args.transport
     wish = ask(
         config.keys,
-        now,
-        signing=args.sealing or args.algorithm is not None or not args.transport,
+        datetime.now(UTC),
+        signing=signing and config.signing is None,
+        present=_present(config),
         sealing=args.sealing,
         transport=args.transport,
         overlap_days=args.overlap,
         algorithm=args.algorithm,
     )
     return _wished(wish)
+
+
+def _rotate_into_token(config: Config, args: argparse.Namespace) -> int:
+    """The new signing key is made in a token; the present one has the region list it."""
+    if args.algorithm is not None or args.transport:
+        raise ConfigError("--signing goes with --sealing and --overlap only")
+    present = _present(config)
+    key, made = HsmKey.make(args.signing)
+    with closing(key):
+        if key.kid == present.kid:
+            raise ConfigError(f"{key.kid} is the key in use: name another object label")
+        wish = ask(
+            config.keys,
+            datetime.now(UTC),
+            present=present,
+            token_key=key,
+            sealing=args.sealing,
+            overlap_days=args.overlap,
+        )
+    print(f"{'made' if made else 'took'} the signing key {key.kid} in the token, valid until {_until(wish)}")
+    print("the node hands this to the broker, now or at its next start, and goes on signing with the present key.")
+    print(f"Once `kentongan node keys` lists {key.kid}, within {args.overlap} days, write above the first [section] of")
+    print(f"node.toml and restart: signing = {encode_toml_string(args.signing)}")
+    return 0
+
+
+def _until(wish: Wish) -> str:
+    return f"{wish.new.not_after:%Y-%m-%d}" if wish.new is not None else ""
+
+
+def _present(config: Config) -> KnownSigner:
+    """The key in use, for its names: one in a token is let go again."""
+    signer = load_signer(config)
+    if isinstance(signer, HsmKey):
+        signer.close()
+    return signer
 
 
 def _revoke(args: argparse.Namespace) -> int:
@@ -118,8 +166,14 @@ def _revoke(args: argparse.Namespace) -> int:
     if args.kid not in own:
         raise ConfigError(f"{args.kid} is no key of {config.member} in the region: {', '.join(own)}")
     # Who revokes the key that it signs with needs another one at the same moment.
-    signing = SigningKey.load(config.keys / SIGNING_KEY).kid == args.kid
-    wish = ask(config.keys, datetime.now(UTC), signing=signing, revoke=args.kid, since=since)
+    present = _present(config)
+    signing = present.kid == args.kid
+    if signing and config.signing is not None:
+        raise ConfigError(
+            f"{args.kid} is the key in use, in a token: rotate to another (`kentongan node rotate DIR --signing URI`) "
+            "and revoke it then; if it is in wrong hands, have a trustee suspend you first"
+        )
+    wish = ask(config.keys, datetime.now(UTC), signing=signing, present=present, revoke=args.kid, since=since)
     print(f"{args.kid} counts no more from {since.isoformat()} on; policies that it signed after that neither.")
     return _wished(wish)
 
@@ -129,7 +183,8 @@ def _cut(config: Config, public: str) -> int:
     present, _ = parse_creds(read_secret(config.keys / NATS_CREDS).decode("ascii", "replace"))
     if subject_of(present) != public:
         raise ConfigError(f"{public} is not the key of the present connection, {subject_of(present)}: it opens nothing")
-    wish = ask(config.keys, datetime.now(UTC), signing=False, transport=True, transport_overlap=TAKE_UP)
+    own, now = _present(config), datetime.now(UTC)
+    wish = ask(config.keys, now, signing=False, present=own, transport=True, transport_overlap=TAKE_UP)
     print(f"{public} opens no connection any more {TAKE_UP.seconds} seconds after the region lists another one")
     return _wished(wish)
 

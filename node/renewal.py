@@ -25,6 +25,7 @@ import structlog
 from msgspec import Struct
 
 from node import config as files
+from node.config import Config
 from node.core import NodeCore
 from node.dialling import keep_certificate
 from node.loops import PAUSE, REQUEST_TIMEOUT, Refresher, State, Writer
@@ -32,8 +33,9 @@ from node.witness import Witness
 from protocol import natsauth, subjects
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.governance import Keys, Record, draft
+from protocol.hsm import HsmKey
 from protocol.invitation import Claim
-from protocol.keys import KeyRecord, SigningKey, read_secret, replace_secret, write_secret
+from protocol.keys import KeyRecord, KnownSigner, SigningKey, read_secret, replace_secret, write_secret
 from protocol.parse import decode
 from protocol.reasons import Reason
 from protocol.registry import Member, TransportKey
@@ -91,6 +93,8 @@ def ask(
     now: datetime,
     *,
     signing: bool = True,
+    present: KnownSigner | None = None,
+    token_key: HsmKey | None = None,
     sealing: bool = False,
     transport: bool = False,
     overlap_days: int = 7,
@@ -103,6 +107,8 @@ def ask(
 
     Args:
         signing, sealing, transport: which keys are made.
+        present: the signing key, if it is not the one in the file.
+        token_key: the new signing key, if it is in a token; the node uses it after its settings name it.
         algorithm: of the new signing key; by default that of the present one.
         transport_overlap: how long the old key still opens connections, if not for the overlap of the others.
         revoke: a key that counts no more from `since` on.
@@ -113,10 +119,12 @@ def ask(
     if read_wish(keys) is not None:
         raise ConfigError(f"{keys / WISH}: a renewal is open; let the node finish it, or remove the file")
     complete(keys)
-    present = SigningKey.load(keys / files.SIGNING_KEY)
+    present = present or SigningKey.load(keys / files.SIGNING_KEY)
     start, end = now.replace(microsecond=0) - AHEAD, now.replace(microsecond=0) + KEY_LIFE
     new = sealed = None
-    if signing:
+    if token_key is not None:
+        new = token_key.record(start, end)
+    elif signing:
         key = SigningKey.generate(algorithm or present.alg)
         key.save(keys / NEXT)
         new = key.record(start, end)
@@ -150,6 +158,16 @@ def complete(keys: Path) -> None:
     """Put the new key in place if a kill left none there."""
     if not (keys / files.SIGNING_KEY).exists() and (keys / NEXT).exists():
         (keys / NEXT).rename(keys / files.SIGNING_KEY)
+
+
+def load_signer(config: Config) -> SigningKey | HsmKey:
+    """The key with which a node signs, from its file or in its token. ConfigError if it cannot be used."""
+    if config.signing is None:
+        complete(config.keys)
+        return SigningKey.load(config.keys / files.SIGNING_KEY)
+    if (config.keys / NEXT).exists():
+        raise ConfigError(f"{config.keys / NEXT}: a renewal is open; let the node finish it before `signing` is set")
+    return HsmKey.open(config.signing)
 
 
 def wanted(wish: Wish, member: Member, at: datetime) -> Keys | None:
@@ -308,7 +326,7 @@ class Renewal:
             if current.exists():
                 current.rename(self._keys / f"signing-{wish.old}.pem")
             (self._keys / NEXT).rename(current)
-        signer = SigningKey.load(self._keys / files.SIGNING_KEY)
-        self._core.use_key(signer)
-        self._witness.use_key(signer, signer.public)
+            signer = SigningKey.load(current)
+            self._core.use_key(signer)
+            self._witness.use_key(signer, signer.public)
         (self._keys / WISH).unlink()

@@ -99,6 +99,7 @@ def test_packages_import_downwards(package: str, never: set[str]) -> None:
         ),
         ("nkeys", ("protocol/natsauth.py",)),
         ("phonenumbers", ("protocol/numbers.py",)),
+        ("pkcs11", ("protocol/hsm.py",)),
         (
             "aiohttp",
             (
