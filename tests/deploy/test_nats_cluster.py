@@ -33,7 +33,7 @@ from nats.js.client import JetStreamContext
 from broker.config import Nats
 from broker.natsconf import find_server
 from protocol import limits, natsauth
-from protocol.dialing import tls_context
+from protocol.dialing import Tls
 from tests.deploy.helping import REPORT, ROOT, Processes, call, eventually, free_port, kentongan, processes, ready
 from tests.natshelp import eventually as soon
 
@@ -189,7 +189,7 @@ class Cluster:
 
         await nc.connect(
             f"tls://{NAME}:{self.clients[name]}",
-            tls=tls_context(ca or self.ca),
+            tls=Tls(ca or self.ca).context(),
             user_jwt_cb=lambda: jwt.encode("ascii"),
             signature_cb=lambda nonce: natsauth.sign_nonce(seed, nonce),
             allow_reconnect=False,
@@ -293,7 +293,7 @@ async def test_only_those_with_a_claim_and_only_over_tls(cluster: Cluster, opene
 
     with pytest.raises((nats.errors.Error, OSError, ConnectionError)):
         await nobody.connect(
-            f"tls://{NAME}:{cluster.clients['n1']}", tls=tls_context(cluster.ca), allow_reconnect=False,
+            f"tls://{NAME}:{cluster.clients['n1']}", tls=Tls(cluster.ca).context(), allow_reconnect=False,
             max_reconnect_attempts=1, error_cb=quiet,
         )  # fmt: skip
     assert (await knock(cluster, ("route.pem", "route-key.pem"))).startswith(b"INFO")
@@ -325,7 +325,7 @@ async def test_the_configuration_is_the_embedded_servers(cluster: Cluster, opene
     text = CONF.read_text("utf-8")
     assert "feature_flags { js_ack_fc_v2: false }" in text
     assert "sync_interval: always" in text
-    written = (ROOT / "broker" / "natsd.py").read_text("utf-8")
+    written = (ROOT / "broker" / "natsconf.py").read_text("utf-8")
     assert "js_ack_fc_v2: false" in written
     assert "sync_interval: always" in written
 
