@@ -119,13 +119,14 @@ async def bench_b(singles: int, batches: int) -> None:
     async with region("m0", "m1") as place:
         await place.start("broker")
         await place.start("m0")
-        headers = {"Authorization": f"Bearer {place.tokens['m0']}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {place.tokens['m0']}"}
         connector = aiohttp.TCPConnector(limit=32)
         async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
             gate = asyncio.Semaphore(32)
 
-            async def post(body: bytes) -> None:
-                async with gate, session.post(place.url("m0") + "/v1/reports", data=body) as answer:
+            async def post(body: bytes, kind: str = "application/json") -> None:
+                given = {"Content-Type": kind}
+                async with gate, session.post(place.url("m0") + "/v1/reports", data=body, headers=given) as answer:
                     assert answer.status == 202, await answer.text()
                     await answer.read()
 
@@ -141,6 +142,14 @@ async def bench_b(singles: int, batches: int) -> None:
             await asyncio.gather(*(post(body) for body in bodies))
             seconds = time.perf_counter() - began
             show("    arrays of 100", f"{batches * 100 / seconds:,.0f} reports/s")
+            first = singles + batches * 100
+            bodies = [
+                b"\n".join(json.dumps(filing(first + batch * 100 + number)).encode() for number in range(100))
+                for batch in range(batches)
+            ]
+            began = time.perf_counter()
+            await asyncio.gather(*(post(body, "application/x-ndjson") for body in bodies))
+            show("    NDJSON, 100 lines", f"{batches * 100 / (time.perf_counter() - began):,.0f} reports/s")
 
 
 async def bench_c(posts: int) -> None:
