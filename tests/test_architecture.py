@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -188,3 +189,12 @@ def test_reason_codes() -> None:
     """Reason codes are kebab-case, short, and none stands for two reasons."""
     assert len(Reason.__members__) == len(set(Reason)) == len({reason.value for reason in Reason})
     assert [r for r in Reason if not re.fullmatch(r"[a-z]+(-[a-z]+)*", r.value) or len(r.value) > 32] == []
+
+
+def test_nothing_tracked_is_a_link() -> None:
+    """A link leads to where somebody worked, and a fresh clone would take that for its own."""
+    command = ["git", "ls-files", "-s"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a clone")
+    assert [line for line in listed.stdout.splitlines() if line.startswith("120000")] == []
