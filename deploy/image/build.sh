@@ -49,7 +49,7 @@ mkdir "$scratch/source"
 "$tools" -m pip wheel --no-deps --no-build-isolation --no-index -w "$scratch/wheels" "$scratch/source"
 
 "$python" -m venv --without-pip "$prefix"
-"$tools" -m pip --python "$prefix/bin/python" install --no-index "$scratch"/wheels/*.whl
+"$tools" -m pip --python "$prefix/bin/python" install --no-index -f "$scratch/wheels" kentongan
 "$tools" -m pip --python "$prefix/bin/python" check
 
 mkdir "$prefix/libexec"
