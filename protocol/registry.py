@@ -227,8 +227,8 @@ class Registry:
         return self.sees(one, other) and self.sees(other, one)
 
     def asked_by(self, member_id: str) -> dict[str, Recipient]:
-        """By id, those that could get a report of this member, as policies see them. It must know of them itself."""
-        others = [one for one in self.recipients() if one.id != member_id and self.sees(member_id, one.id)]
+        """By id, those that could get a report of this member, as policies see them; in the region as it sees it."""
+        others = [one for one in self.recipients() if one.id != member_id]
         return {one.id: as_recipient(one, shown=self.sees(one.id, member_id)) for one in others}
 
     def view(self, member_id: str) -> Registry:

@@ -9,7 +9,7 @@ holds the result against the promises.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -288,10 +288,14 @@ class Federation:
 
     # --- steps --------------------------------------------------------------------------------------------------
 
-    def post(self, name: str, *filings: dict[str, Any]) -> list[Any]:
-        """What an HTTP client does: the answers, or a killed node before it answered (then nothing was promised)."""
+    def post(self, name: str, *filings: dict[str, Any], known: Collection[str] = ()) -> list[Any]:
+        """What an HTTP client does: the answers, or a killed node before it answered (then nothing was promised).
+
+        Args:
+            known: jurisdictions that a node which is not ours believes in, beside those of its region.
+        """
         node = self.nodes[name]
-        known = node.trust.registry.jurisdictions
+        known = {*node.trust.registry.jurisdictions, *known}
         items = [
             read_item(msgspec.json.encode(filing), at="$", jurisdictions=known, now=self.clock.now)
             for filing in filings

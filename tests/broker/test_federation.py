@@ -368,7 +368,10 @@ def test_nobody_learns_of_what_is_hidden_from_it(tmp_path: Path) -> None:
     reasons = {name: {held.reason for held in told.decisions[at].withheld} for name, at in told.reports[0].to.items()}
     assert reasons["sg"] == {"not-shown-to-it"}, "whoever is hidden is told who does not see it"
     assert "quiet-body" in world.receipts("id")[0].reports[0].to
-    for name, secrets in (("jp", [b"quiet-body"]), ("sg", [b"quiet-body", b"Narrow strait", str(quiet.id).encode()])):
+    world.post("sg", filing(9, marking={"tlp": "AMBER", "recipients": ["quiet-body", "id"]}), known=["quiet-body"])
+    world.settle()
+    assert world.receipts("sg")[-1].reports[0].refusal.reason == "unknown-recipient", "as one that there is not"
+    for name, secrets in (("jp", [b"quiet-body"]), ("sg", [b"Narrow strait", str(quiet.id).encode()])):
         world.nodes[name].store.close()
         held = b"".join(path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file())
         assert held

@@ -26,18 +26,21 @@ from protocol.governance import (
     Expel,
     FormGroup,
     Keys,
+    Opening,
     Resume,
     Roles,
     Show,
     Suspend,
+    body_of,
     close_record,
     open_record,
+    tag_of,
     without_opening,
 )
 from protocol.keys import SigningKey, b64
 from protocol.reasons import Reason
 from protocol.registry import Group, Member, Region, Registry, shown, sign_region
-from tests.governing import NOW, by, closing, following, founding, genesis
+from tests.governing import NOW, by, closing, following, founding, genesis, signed
 from tests.protocol.make import DAY, Rand, key_of, member, refused, region
 
 TWO = ("ministry-a", "office-b")
@@ -246,8 +249,8 @@ def test_a_broker_that_keeps_a_record_back_is_noticed() -> None:
     kept = [*here.seen("sg-cert")[:-1], without_opening(here.records[-1]).decode()]
     with refused(Reason.RECORD_KEPT_BACK, f"$[{len(kept) - 1}].opening"):
         fold([text.encode() for text in kept], genesis(kept), LATER, Sight("sg-cert", "sg"))
-    with refused(Reason.RECORD_KEPT_BACK):
-        fold([text.encode() for text in kept], genesis(kept), LATER)
+    with refused(Reason.RECORD_KEPT_BACK, "$[3].opening"):
+        fold([text.encode() for text in here.seen("id-cert")], genesis(kept), LATER)
     fold([text.encode() for text in here.seen("id-cert")], genesis(kept), LATER, Sight("id-cert", "id"))
 
 
@@ -255,14 +258,20 @@ def test_a_false_tag_is_noticed_by_those_that_are_shown_the_record() -> None:
     """Else the broker could show it to some and keep it from others, who could not tell that it is theirs."""
     here = place("id-cert", "sg-cert")
     hide(here, "id-mil", "sg-cert")
-    for key in (b64(bytes(32)), next(iter(here.state.secrets.values()))):
+    key, other = here.state.secrets["member/id-mil"], b64(bytes(32))
+
+    def closed(told: str, tagged: str) -> bytes:
         data = following(here.state, Suspend(member="id-mil"), *by(*TWO))
-        closed = close_record(data, key, b64(bytes(32)), here.state.at, BROKER)
-        if key == b64(bytes(32)):
-            with refused(Reason.INVALID_VALUE, "$.act.tag"):
-                apply(here.state, open_record(closed), LATER)
-        else:
-            assert apply(here.state, open_record(closed), LATER).member("id-mil").status == "suspended"
+        opening = msgspec.json.encode(Opening(b64(bytes(32)), told, data.decode()))
+        tag = tag_of(tagged, here.state.head.number + 1)
+        record = msgspec.structs.replace(open_record(data).record, act=Closed(tag=tag, body=body_of(opening)))
+        document = msgspec.json.decode(signed(record, BROKER))
+        return msgspec.json.encode({**document, "opening": b64(opening)})
+
+    assert apply(here.state, open_record(closed(key, key)), LATER).member("id-mil").status == "suspended"
+    for told, tagged in ((other, other), (key, other), (other, key)):
+        with refused(Reason.INVALID_VALUE, "$.act.tag"):
+            apply(here.state, open_record(closed(told, tagged)), LATER)
 
 
 def test_the_brokers_word_alone_changes_nothing() -> None:
@@ -287,6 +296,9 @@ def test_the_brokers_word_alone_changes_nothing() -> None:
     good = open_record(closed(Suspend(member="id-mil"), *TWO))
     other = open_record(closed(Expel(member="id-mil"), *TWO))
     assert good.digest != other.digest
+    nested = close_record(here.records[-1], key, b64(bytes(32)), NOW, BROKER)
+    with refused(Reason.INVALID_VALUE, "$.opening"):
+        open_record(nested)
 
 
 def test_an_opening_is_the_one_that_the_record_names() -> None:
