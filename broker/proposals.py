@@ -19,7 +19,8 @@ from broker.governing import append, chain_files, load_chain
 from protocol.chain import State, apply
 from protocol.errors import ConfigError, ProtocolError
 from protocol.governance import Act, Found, Record, Signed, Trustee, draft, merge_records, open_record, sign_record
-from protocol.keys import ED25519, KeyRecord, SigningKey
+from protocol.hsm import HsmKey
+from protocol.keys import KeyRecord, Signer, SigningKey
 from protocol.parse import convert
 from protocol.process import read_toml
 from protocol.reasons import Reason
@@ -66,20 +67,17 @@ def write_new(path: Path, data: bytes) -> None:
 # --- trustees ---------------------------------------------------------------------------------------------------
 
 
-def make_trustee(key_file: Path, trustee_id: str, name: str, algorithm: str = ED25519) -> Trustee:
-    """A new key of a trustee, saved, and the trustee's public entry."""
+def make_trustee(key: SigningKey | HsmKey, trustee_id: str, name: str) -> Trustee:
+    """The public entry of the trustee who has this key. ConfigError if it does not hold."""
     now = _now().replace(microsecond=0)
-    key = SigningKey.generate(algorithm)
     record = key.record(now - timedelta(hours=1), now + TRUSTEE_LIFE)
     try:
-        trustee = convert({"id": trustee_id, "name": name, "key": msgspec.to_builtins(record)}, Trustee)
+        return convert({"id": trustee_id, "name": name, "key": msgspec.to_builtins(record)}, Trustee)
     except ProtocolError as exc:
         raise ConfigError(f"--{exc.path.removeprefix('$.')}: {exc.detail}") from exc
-    key.save(key_file)
-    return trustee
 
 
-def approve(data: bytes, key: SigningKey) -> bytes:
+def approve(data: bytes, key: Signer) -> bytes:
     """Add a trustee's signature to a proposal.
 
     Raises:

@@ -52,7 +52,7 @@ class PinError(ConfigError):
     """The token does not take the PIN."""
 
 
-class TokenAway(ConfigError):
+class AwayError(ConfigError):
     """The token is not there. No PIN was tried, or it was taken: asking again does no harm."""
 
 
@@ -163,7 +163,7 @@ class HsmKey:
         """The key that the URI names.
 
         Raises:
-            ConfigError: no library, module, token (`TokenAway`) or key, a wrong PIN (`PinError`), a PIN file that
+            ConfigError: no library, module, token (`AwayError`) or key, a wrong PIN (`PinError`), a PIN file that
                 others can read, or a key that does not sign.
         """
         return cls._found(parse_uri(uri), make=False)[0]
@@ -281,7 +281,7 @@ def _plain(place: Place) -> Iterator[None]:
             raise PinError(f"{place.shown} refuses the PIN in {place.pin}: a few wrong ones lock it") from exc
         if name in ("PinLocked", "PinExpired", "UserPinNotInitialized"):
             raise PinError(f"{place.shown} takes no PIN ({name}): its administrator must set a new one") from exc
-        kind = TokenAway if name in _AWAY else ConfigError
+        kind = AwayError if name in _AWAY else ConfigError
         raise kind(f"{place.shown} cannot be used: {name}") from exc
 
 
@@ -316,7 +316,7 @@ def _join(place: Place) -> _Login:
             _begin(place)
             tokens = _tokens(module, place)
         if not tokens:
-            raise TokenAway(f"{place.shown} is not there: put it in, or see `token=`")
+            raise AwayError(f"{place.shown} is not there: put it in, or see `token=`")
         at = (str(place.module), bytes(tokens[0].serial))
         login = _LOGINS.get(at)
         if login is None:
