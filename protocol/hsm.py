@@ -43,9 +43,17 @@ _ONE_AT_A_TIME: Final = threading.RLock()
 
 
 _AWAY: Final = frozenset(
-    {"DeviceError", "DeviceRemoved", "FunctionFailed", "GeneralError", "SlotIDInvalid", "TokenNotPresent"}
+    {
+        "CryptokiNotInitialized",
+        "DeviceError",
+        "DeviceRemoved",
+        "FunctionFailed",
+        "GeneralError",
+        "SlotIDInvalid",
+        "TokenNotPresent",
+    }
 )
-"""What modules raise when the token, or the way to it, is gone."""
+"""What modules raise when the token, or the way to it, is gone; some do not even start then."""
 
 
 class PinError(ConfigError):
@@ -176,21 +184,31 @@ class HsmKey:
     @classmethod
     def _found(cls, place: Place, *, make: bool) -> tuple[HsmKey, bool]:
         with _ONE_AT_A_TIME:
-            login = _join(place)
             try:
+                return cls._look(place, make=make)
+            except AwayError:
+                if any(at[0] == str(place.module) for at in _LOGINS):
+                    raise
+                _begin(place)
+                return cls._look(place, make=make)
+
+    @classmethod
+    def _look(cls, place: Place, *, make: bool) -> tuple[HsmKey, bool]:
+        login = _join(place)
+        try:
+            found = _find(login.session, place)
+            made = found is None and make
+            if made:
+                _generate(login.token, place)
                 found = _find(login.session, place)
-                made = found is None and make
-                if made:
-                    _generate(login.token, place)
-                    found = _find(login.session, place)
-                if found is None:
-                    raise ConfigError(f"{place.shown} has not {place.key}: see object= in the URI")
-                key = cls(place, login, *found)
-                key._signed(_PROBE)
-            except ConfigError:
-                _leave(login)
-                raise
-            return key, made
+            if found is None:
+                raise ConfigError(f"{place.shown} has not {place.key}: see object= in the URI")
+            key = cls(place, login, *found)
+            key._signed(_PROBE)
+        except ConfigError:
+            _leave(login)
+            raise
+        return key, made
 
     def sign(self, data: bytes) -> bytes:
         """The signature over exactly these bytes, 64 bytes.
@@ -293,13 +311,6 @@ def _begin(place: Place) -> None:
         _library().lib(str(place.module)).reinitialize()
 
 
-def _tokens(module: Any, place: Place) -> list[Any]:
-    found = list(module.get_tokens(token_label=place.token, token_serial=place.serial))
-    if len(found) > 1:
-        raise ConfigError(f"{place.shown} is there {len(found)} times: name its serial= too")
-    return found
-
-
 def _join(place: Place) -> _Login:
     """The login at the place's token; `_leave` it."""
     library = _library()
@@ -309,12 +320,14 @@ def _join(place: Place) -> _Login:
     try:
         module = library.lib(str(place.module))
     except library.PKCS11Error as exc:
+        name = type(exc).__name__
+        if name in _AWAY:
+            raise AwayError(f"{place.shown} is not there: {place.module} does not start ({name})") from exc
         raise ConfigError(f"module-path: {place.module} is no PKCS#11 module that starts: {exc}") from exc
     with _plain(place):
-        tokens = _tokens(module, place)
-        if not tokens and not any(at[0] == str(place.module) for at in _LOGINS):
-            _begin(place)
-            tokens = _tokens(module, place)
+        tokens = list(module.get_tokens(token_label=place.token, token_serial=place.serial))
+        if len(tokens) > 1:
+            raise ConfigError(f"{place.shown} is there {len(tokens)} times: name its serial= too")
         if not tokens:
             raise AwayError(f"{place.shown} is not there: put it in, or see `token=`")
         at = (str(place.module), bytes(tokens[0].serial))
