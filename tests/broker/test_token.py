@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -35,6 +35,7 @@ from protocol.notes import open_checkpoint
 from protocol.registry import Member, open_region
 from protocol.statements import Receipt, open_statement
 from protocol.subjects import Kind
+from protocol.transport import Message
 from tests.natshelp import eventually
 from tests.softhsm import Token, kentongan
 
@@ -206,8 +207,42 @@ def rows(broker: Broker) -> list[Any]:
         return list(connection.exec_driver_sql(query))
 
 
-async def test_what_starts_without_it_waits_for_it(token: Token, tmp_path: Path) -> None:
+class Line:
+    """A bus that remembers what was acknowledged."""
+
+    def __init__(self) -> None:
+        self.acknowledged: list[Message] = []
+
+    async def ack(self, messages: Sequence[Message]) -> None:
+        self.acknowledged += messages
+
+
+async def test_what_could_not_be_signed_is_not_decided(token: Token, tmp_path: Path) -> None:
+    """Nothing is committed, nothing acknowledged; and only who looks for the token asks it again."""
+    setup.init(tmp_path, "test", http_port=0, nats_port=0, signing=token.uri("decides"))
+    broker = Broker(load_config(tmp_path), *setup.load_keys(load_config(tmp_path)))
+    line: Any = Line()
+    message = Message(subjects.intake("id-cert"), Kind.SUBMISSION, b"anything", "ack.here")
+    token.pull_out()
+    try:
+        with pytest.raises(Transient):
+            await broker._take(line, [message])
+    finally:
+        token.put_in()
+    with pytest.raises(Transient, match="cannot sign"):
+        await broker._take(line, [message])
+    assert (line.acknowledged, rows(broker)) == ([], [])
+    broker._signer.now.look()
+    await broker._take(line, [message])
+    assert (len(line.acknowledged), len(rows(broker))) == (1, 1)
+    broker._signer.close()
+
+
+async def test_what_starts_without_it_waits_for_it(
+    token: Token, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A machine may be up before its token; a wrong PIN ends the start at once."""
+    monkeypatch.setattr(keeping, "LOOK", 0.05)
     setup.init(tmp_path / "broker", "test", signing=token.uri("late"))
     config = load_config(tmp_path / "broker")
     token.pull_out()
