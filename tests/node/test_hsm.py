@@ -64,6 +64,25 @@ def test_a_key_is_made_in_the_token_and_signs_like_any_other(token: Token) -> No
         assert not again.kid.startswith("-")
 
 
+def test_keys_of_one_token_share_its_login(token: Token) -> None:
+    """One is let go and the other signs on; the token comes back to one, and so to both."""
+    one, two = (HsmKey.make(token.uri(label))[0] for label in ("one", "two"))
+    with closing(two):
+        again = HsmKey.open(token.uri("one"))
+        one.close()
+        two.sign(b"abc")
+        token.pull_out()
+        for key in (again, two):
+            with pytest.raises(Transient):
+                key.sign(b"abc")
+        token.put_in()
+        for key in (again, two, again):
+            key.sign(b"abc")
+        assert again._login is two._login
+        again.close()
+        two.sign(b"abc")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
