@@ -150,6 +150,8 @@ def _moved(keys: Path) -> dict[str, str]:
 def ask(config: Config, now: datetime, overlap_days: int, token_key: HsmKey | None = None) -> tuple[KeyRecord, Outcome]:
     """Make a new key, and have the trustees name it; a running broker signs with it within a second of their record.
 
+    The present one is not needed: it may be lost.
+
     Args:
         overlap_days: how long the present key stays valid beside it, from now on.
         token_key: the new key, if it is in a token.
@@ -197,10 +199,11 @@ def ask(config: Config, now: datetime, overlap_days: int, token_key: HsmKey | No
 
 
 def present_kid(config: Config) -> str:
-    """The id of the key in use; one in a token is let go again. ConfigError if it cannot be used."""
-    key = _load(config)
-    key.close()
-    return key.kid
+    """The id of the key in use, from its public record: that key may be lost. ConfigError if there is no record."""
+    records = read_document(config.keys / RECORDS, list[KeyRecord])
+    if not records:
+        raise ConfigError(f"{config.keys / RECORDS} lists no key")
+    return records[-1].kid
 
 
 def _load(config: Config) -> Held:
