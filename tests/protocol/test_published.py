@@ -52,7 +52,7 @@ def test_ml_dsa_65_keys() -> None:
 
 
 def test_hpke_with_mlkem768_x25519() -> None:
-    """The other implementation that opens our boxes (`test_sealing.py`) opens the published one; keys are made alike."""
+    """The other implementation that opens our boxes (`test_sealing.py`) opens the published one."""
     given = {name: bytes.fromhex(text) for name, text in SEALED.items() if isinstance(text, str) and name != "source"}
     assert SealingKey(MLKEM768_X25519, given["skRm"]).public == given["pkRm"]
     shared = decapsulate(given["skRm"], given["enc"])
