@@ -239,8 +239,7 @@ class Broker:
                 messages = await bus.pull(most, 2.0)
                 most = how_many(messages)
                 for batch in in_batches(messages):
-                    await self.key.ready()
-                    await self._take(bus, batch)
+                    await self.key.signing(partial(self._take, bus, batch))
             except Transient as exc:
                 log.warning("broker.waiting", why=str(exc))
                 await asyncio.sleep(0.5)

@@ -1,9 +1,10 @@
 """The broker's signing key in a token: not asked while it does not answer, and looked for until it does.
 
 Guarantees: what cannot be signed is not decided. A batch of the intake whose signature fails is not committed and not
-acknowledged; no further one is pulled until the token answers; the log, deliveries and the region wait likewise. Why is
-said in the log once, in `GET /v1/status`, and as `signing` in `GET /readyz`. One looks for the token, once a second:
-what else would sign hears at once that it cannot be. A process that finds no token when it starts waits for it.
+acknowledged; no further one is pulled until the token answers, and then it is decided; the log, deliveries and the
+region wait likewise. Why is said in the log once, in `GET /v1/status`, and as `signing` in `GET /readyz`. One looks for
+the token, once a second: what else would sign hears at once that it cannot. A process that finds no token when it
+starts waits for it.
 
 Refuses, when it starts: a wrong PIN, which ends the process with exit code 2, since a few tries lock a token.
 """
@@ -19,7 +20,7 @@ from prometheus_client import Gauge
 
 from broker.config import Config
 from broker.renewal import CurrentKey, current_key
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, Transient
 from protocol.hsm import AwayError
 from protocol.keys import KeyRecord
 from protocol.registry import Region
@@ -67,6 +68,20 @@ class KeyKeeper:
         """Return when signatures can be had, as far as is known."""
         while self.away:
             await self._looked.wait()
+
+    async def signing(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do what needs signatures when they can be had; again, if the token goes away meanwhile.
+
+        Raises:
+            Transient: it could not be done for another reason.
+        """
+        while True:
+            await self.ready()
+            try:
+                return await work()
+            except Transient:
+                if not self.away:
+                    raise
 
     async def take_up(self, region: Region) -> list[KeyRecord]:
         """Sign with the new key, if the region lists it by now: nodes are shown it from here on.

@@ -164,8 +164,8 @@ async def test_the_broker_signs_with_it_loses_nothing_without_it_and_moves_on(
 
             token.pull_out()
             try:
-                await eventually(lambda: up.broker.key.away != "")
                 await up.send("second")
+                await eventually(lambda: up.broker.key.away != "")
                 assert await up.get("/readyz") == (503, {"ready": False, "bus": True, "signing": False})
                 assert "cannot sign: the token 'CERT'" in (await up.get("/v1/status"))[1]["cannot_sign"]
                 with pytest.raises(Transient):
