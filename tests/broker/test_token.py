@@ -176,6 +176,13 @@ async def test_the_broker_signs_with_it_loses_nothing_without_it_and_moves_on(
                 token.put_in()
             await up.answered(2)
             assert (await up.get("/readyz"))[0] == 200
+            # It is noticed, too, when nothing is signed.
+            token.pull_out()
+            try:
+                await eventually(lambda: up.broker.key.away != "")
+            finally:
+                token.put_in()
+            await eventually(lambda: up.broker.key.away == "")
 
             code, said = await asyncio.to_thread(kentongan, "broker", "rotate", place.home, "--signing", second)
             assert (code, "made the signing key" in said, f'signing = "{second}"' in said) == (0, True, True)
@@ -193,7 +200,7 @@ async def test_the_broker_signs_with_it_loses_nothing_without_it_and_moves_on(
             await up.answered(1)
             assert up.signers() == [new]
     told = [line["event"] for line in logged if line["event"].startswith("broker.") and "sign" in line["event"]]
-    assert told == ["broker.cannot_sign", "broker.signs_again"]
+    assert told == ["broker.cannot_sign", "broker.signs_again"] * 2
     settings = (place.home / "broker.toml").read_text()
     (place.home / "broker.toml").write_text(settings.replace(f'"{first}"', f'"{second}"'))
     with closing(setup.load_keys(place.config)[0]) as key:
