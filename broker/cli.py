@@ -22,7 +22,8 @@ from broker.auditformat import FORMATS
 from broker.check import check_ledger
 from broker.config import Config, load_config
 from broker.governing import load_chain
-from broker.members import load_region
+from broker.members import load_registry
+from broker.ownkey import load_records
 from broker.reading import open_reader
 from broker.store import Store
 from broker.token import patiently
@@ -131,7 +132,8 @@ def _reading(config: Config) -> Iterator[Store]:
 
 
 def _registry(config: Config) -> Registry:
-    return Registry(load_region(config.region, setup.load_records(config)))
+    chain = load_chain(config.region, datetime.now(UTC))
+    return load_registry(config.region, chain, load_records(config))
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -17,6 +17,8 @@ from broker import bustls, governcli, renewal
 from broker.config import Config, load_config
 from broker.governing import load_chain
 from broker.keywatch import region_lives
+from broker.ownkey import place as key_place
+from broker.ownkey import present_kid
 from broker.proposals import Outcome
 from protocol.errors import ConfigError
 from protocol.hsm import HsmKey
@@ -46,7 +48,7 @@ def _keys(args: argparse.Namespace) -> int:
     within = parse_within(args.within)
     config = load_config(args.directory)
     now = datetime.now(UTC)
-    signing = renewal.present_kid(config)
+    signing = present_kid(config)
     lives = [*region_lives(load_chain(config.region, now).state, signing, now), *bustls.lives(config, now)]
     if args.json:
         for life in lives:
@@ -54,8 +56,8 @@ def _keys(args: argparse.Namespace) -> int:
     else:
         for line in table(lives, now):
             print(line)
-        if (place := renewal.place(config)) is not None:
-            print(f"the signing key {signing} is in a token: {place}")
+        if (where := key_place(config)) is not None:
+            print(f"the signing key {signing} is in a token: {where}")
     return 1 if ending(lives, now, within) else 0
 
 

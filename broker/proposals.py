@@ -7,6 +7,7 @@ one step does it all; where it is not, a proposal is left that says what is aske
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,9 @@ import msgspec
 
 from broker.config import Config
 from broker.governing import append, chain_files, load_chain
-from protocol.chain import State, apply
+from broker.ownkey import load_key
+from protocol.chain import weigh
+from protocol.enact import State
 from protocol.errors import ConfigError, ProtocolError
 from protocol.governance import Act, Found, Record, Signed, Trustee, draft, merge_records, open_record, sign_record
 from protocol.hsm import HsmKey
@@ -124,7 +127,10 @@ def record(config: Config, copies: Sequence[bytes]) -> Signed:
         ConfigError: why it is not taken.
     """
     try:
-        return append(config.region, merge_records(copies), _now())
+        with ExitStack() as stack:
+            return append(
+                config.region, merge_records(copies), _now(), lambda: stack.enter_context(closing(load_key(config)))
+            )
     except ProtocolError as exc:
         raise refused(exc) from exc
 
@@ -153,7 +159,7 @@ def decide(config: Config, act: Act) -> Outcome:
     if key_file.exists():
         data = sign_record(data, SigningKey.load(key_file))
     try:
-        apply(state, open_record(data), _now())
+        weigh(state, open_record(data), _now())
     except ProtocolError as exc:
         if exc.reason not in _LACKING or exc.path != "$.signatures":
             raise refused(exc) from exc

@@ -23,69 +23,18 @@ from msgspec import Struct
 
 from broker.config import Config
 from broker.governing import load_chain
+from broker.ownkey import CURRENT, MOVED, NEXT, RECORDS, Held, load_key, moved_places, place, present_kid
 from broker.proposals import Outcome, decide, read_document
-from protocol.errors import ConfigError, Transient
+from protocol.errors import ConfigError
 from protocol.governance import SetBrokerKeys
 from protocol.hsm import HsmKey
 from protocol.keys import KeyRecord, Signer, SigningKey
 from protocol.registry import Region
 
-CURRENT: Final = "signing.pem"
-NEXT: Final = "signing-next.pem"
 NEXT_PLACE: Final = "signing-next.json"
-MOVED: Final = "signing-moved.json"
-RECORDS: Final = "broker.json"
 KEY_LIFE: Final = timedelta(days=730)
 AHEAD: Final = timedelta(hours=1)
 """A clock that runs a little behind at a node must not make the key invalid there."""
-
-
-class Held:
-    """A key in use. One in a token that did not answer is not asked again until `look` has found it. Any thread.
-
-    Args:
-        key: the key.
-    """
-
-    def __init__(self, key: SigningKey | HsmKey) -> None:
-        self._key = key
-        self._used = False
-        self.uri = key.uri if isinstance(key, HsmKey) else None
-        self.kid, self.alg, self.public = key.kid, key.alg, key.public
-        self.away = ""
-        """Why it does not sign."""
-
-    def sign(self, data: bytes) -> bytes:
-        """The signature over exactly these bytes. Transient while the token does not answer."""
-        if self.away:
-            raise Transient(self.away)
-        try:
-            signature = self._key.sign(data)
-        except Transient as exc:
-            self.away = str(exc)
-            raise
-        self._used = True
-        return signature
-
-    def look(self) -> None:
-        """Ask the token, and note what comes of it."""
-        if isinstance(self._key, HsmKey):
-            try:
-                self._key.probe()
-            except Transient as exc:
-                self.away = str(exc)
-            else:
-                self.away = ""
-
-    def used(self) -> bool:
-        """Whether it has signed since this was last asked."""
-        used, self._used = self._used, False
-        return used
-
-    def close(self) -> None:
-        """Let a token's session go."""
-        if isinstance(self._key, HsmKey):
-            self._key.close()
 
 
 class CurrentKey:
@@ -132,19 +81,6 @@ class _Next(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """URI of that; empty for `signing.pem`."""
     kid: str
     uri: str
-
-
-def place(config: Config) -> str | None:
-    """URI of the signing key: that of the settings, or of what has taken its place since; None if it is in a file."""
-    moved = _moved(config.keys)
-    here = config.signing or ""
-    for _ in moved:
-        here = moved.get(here, here)
-    return here or None
-
-
-def _moved(keys: Path) -> dict[str, str]:
-    return read_document(keys / MOVED, dict[str, str]) if (keys / MOVED).exists() else {}
 
 
 def ask(config: Config, now: datetime, overlap_days: int, token_key: HsmKey | None = None) -> tuple[KeyRecord, Outcome]:
@@ -198,23 +134,6 @@ def ask(config: Config, now: datetime, overlap_days: int, token_key: HsmKey | No
         raise
 
 
-def present_kid(config: Config) -> str:
-    """The id of the key in use, from its public record: that key may be lost. ConfigError if there is no record."""
-    records = read_document(config.keys / RECORDS, list[KeyRecord])
-    if not records:
-        raise ConfigError(f"{config.keys / RECORDS} lists no key")
-    return records[-1].kid
-
-
-def _load(config: Config) -> Held:
-    here = place(config)
-    if here is None:
-        return Held(SigningKey.load(config.keys / CURRENT))
-    if (config.keys / NEXT).exists():
-        raise ConfigError(f"{config.keys / NEXT}: a renewal is open; let it end before `signing` is set")
-    return Held(HsmKey.open(here))
-
-
 def current_key(config: Config, region: Region, held: Held | None = None) -> Held:
     """The key to sign with in this region: the new one takes its place as soon as the region lists it.
 
@@ -233,7 +152,7 @@ def current_key(config: Config, region: Region, held: Held | None = None) -> Hel
             _move(config.keys, region, read_document(config.keys / NEXT_PLACE, _Next))
     if held is not None and held.uri is not None and held.uri == place(config):
         return held
-    return _load(config)
+    return load_key(config)
 
 
 def _promote(keys: Path, region: Region, fresh: SigningKey) -> None:
@@ -250,7 +169,7 @@ def _promote(keys: Path, region: Region, fresh: SigningKey) -> None:
 def _move(keys: Path, region: Region, following: _Next) -> None:
     if not _list(keys, region, following.old, following.kid):
         return
-    moved = {**_moved(keys), following.place: following.uri}
+    moved = {**moved_places(keys), following.place: following.uri}
     # Nothing leads on from where the key is now.
     moved.pop(following.uri, None)
     _write(keys / MOVED, moved)

@@ -21,8 +21,9 @@ import msgspec
 from broker import bustls
 from broker.accounts import Accounts
 from broker.config import Config, load_config
-from broker.governing import append, load_chain
-from broker.members import load_region
+from broker.governing import append, load_chain, shown_to
+from broker.members import load_region, load_registry
+from broker.ownkey import CURRENT, Held, load_records
 from broker.proposals import (
     LOCAL,
     PROPOSALS,
@@ -34,13 +35,12 @@ from broker.proposals import (
     read_document,
     write_new,
 )
-from broker.renewal import CURRENT, Held, current_key
-from protocol.errors import ConfigError, ProtocolError
+from broker.renewal import current_key
+from protocol.errors import ConfigError
 from protocol.governance import Admit, Resume, Suspend, Trustee, sign_record
 from protocol.hsm import HsmKey
 from protocol.invitation import Invitation, save_invitation
 from protocol.keys import KeyRecord, SigningKey
-from protocol.parse import decode
 from protocol.policy import load_policy
 from protocol.process import encode_toml_string
 from protocol.registry import Member, sign_region
@@ -48,7 +48,6 @@ from protocol.registry import Member, sign_region
 KEY_LIFE: Final = timedelta(days=730)
 FOUNDING: Final = f"{PROPOSALS}/000000-found.json"
 """Where a founding waits for its trustees."""
-_records: Final = msgspec.json.Decoder(list[KeyRecord])
 
 _BROKER_TOML: Final = """\
 # The broker of the region {region}. Paths are relative to this file.
@@ -78,17 +77,6 @@ tls_key = "keys/tls/server.key"
 ca_file = "keys/tls/ca.pem"        # members believe this one, from their invitation
 client_ca = "keys/tls/ca.pem"      # and are let in only with a certificate of it
 """
-
-
-def load_records(config: Config) -> list[KeyRecord]:
-    """The public records of the broker's keys, without touching a private one. ConfigError if they are not there."""
-    path = config.keys / "broker.json"
-    try:
-        return decode(_records, path.read_bytes())
-    except FileNotFoundError as exc:
-        raise ConfigError(f"{path} is missing: it lists the broker's public keys") from exc
-    except ProtocolError as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
 
 
 def load_keys(config: Config) -> tuple[Held, list[KeyRecord]]:
@@ -154,7 +142,7 @@ def init(
         own.save(directory / "keys" / TRUSTEE_KEY)
     founding = found_region(region, trustees, threshold, [record])
     if local:
-        append(directory, sign_record(founding, own), datetime.now(UTC))
+        append(directory, sign_record(founding, own), datetime.now(UTC), lambda: key)
     else:
         write_new(directory / FOUNDING, founding)
     token = secrets.token_urlsafe(32)
@@ -184,23 +172,26 @@ def _new_key(keys: Path, signing: str | None) -> SigningKey | HsmKey:
     return made
 
 
-def admit(directory: Path, member_file: Path, policies: list[Path], out: Path | None) -> Outcome:
+def admit(
+    directory: Path, member_file: Path, policies: list[Path], out: Path | None, seen_by: list[str] | None = None
+) -> Outcome:
     """Admit a member from the file that its `kentongan node init` wrote, or propose it to the trustees.
 
     Args:
         policies: the member's sharing policies.
         out: where to write the invitation; None for a member without a node (a coordinator).
+        seen_by: of a hidden member, those that see it.
 
     Raises:
         ConfigError: what does not hold.
     """
     config = load_config(directory)
     load_keys(config)[0].close()
-    member = read_document(member_file, Member)
+    member = msgspec.structs.replace(read_document(member_file, Member), hidden=seen_by is not None)
     texts = _policy_files(config, member, policies)
     if out is not None:
         _check_invitable(config, member)
-    outcome = decide(config, Admit(member=member))
+    outcome = decide(config, Admit(member=member, seen_by=seen_by))
     if outcome.proposal is None:
         _write_policies(texts)
         if out is not None:
@@ -273,7 +264,8 @@ def invitation(config: Config, member_id: str, url: str, user_jwt: str) -> Invit
     signer, records = load_keys(config)
     now = datetime.now(UTC)
     chain = load_chain(config.region, now)
-    region = load_region(config.region, records)
+    region = load_registry(config.region, chain, records).view(member_id).region
+    member = chain.state.member(member_id)
     with closing(signer):
         document = sign_region(region, chain.state.head, signer, now)
     return Invitation(
@@ -283,7 +275,7 @@ def invitation(config: Config, member_id: str, url: str, user_jwt: str) -> Invit
         broker_keys=region.broker_keys,
         region=document,
         genesis=chain.digests[0],
-        governance=[data.decode("ascii") for data in chain.records],
+        governance=[shown_to(chain, number, data, member).decode("ascii") for number, data in enumerate(chain.records)],
     )
 
 

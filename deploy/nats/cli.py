@@ -21,7 +21,8 @@ import msgspec
 from broker.accounts import Accounts
 from broker.config import Config, load_config
 from broker.members import load_region
-from broker.setup import invitation, load_records
+from broker.ownkey import load_records
+from broker.setup import invitation
 from protocol import process, subjects
 from protocol.bus import NatsBus
 from protocol.dialing import Tls

@@ -17,7 +17,7 @@ from msgspec import UNSET
 
 from broker.config import load_config
 from broker.members import EXAMPLES, load_state, policy_files
-from broker.setup import load_records
+from broker.ownkey import load_records
 from protocol.errors import ConfigError
 from protocol.facts import NO_CIRCLES, Circles, Recipient
 from protocol.policy import Policy, PolicyBook, load_policy

@@ -22,7 +22,8 @@ from broker import token as keeping
 from broker.app import Broker
 from broker.config import Config, load_config
 from broker.governing import load_chain
-from broker.renewal import current_key, present_kid
+from broker.ownkey import present_kid
+from broker.renewal import current_key
 from broker.token import patiently
 from protocol import logrpc, natsauth, subjects
 from protocol.bus import NatsBus
@@ -324,6 +325,19 @@ def test_from_a_file_into_a_token_and_to_the_next(token: Token, tmp_path: Path) 
     (home / "broker.toml").write_text(f'signing = "signing.pem"\n{settings}')
     with pytest.raises(ConfigError, match=r"broker.toml: signing: .*named by a URI"):
         load_config(home)
+
+
+def test_a_record_that_not_all_may_see_is_closed_with_it(token: Token, tmp_path: Path) -> None:
+    """The broker's key carries it, wherever that is; and the region goes on from there."""
+    home = settle(tmp_path, token.uri("carrier")).home
+    member = Member(
+        id="sg-cert", jurisdiction="sg", name="CERT of sg", keys=[SigningKey.generate().record(now(), now() + DAY)]
+    )
+    (tmp_path / "hidden.json").write_bytes(msgspec.json.encode(member))
+    setup.admit(home, tmp_path / "hidden.json", [], None, [])
+    chain = load_chain(home, now())
+    assert chain.seers[-1] is not None
+    assert chain.state.member("sg-cert").hidden
 
 
 def test_a_trustee_signs_with_a_token(token: Token, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from broker.accounts import Accounts
 from broker.natsd import EmbeddedNats
-from broker.renewal import present_kid
+from broker.ownkey import present_kid
 from deploy.demo.client import Door
 from deploy.demo.processes import Tree, free_port
 from protocol import subjects
