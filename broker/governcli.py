@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ from protocol.governance import (
     open_record,
 )
 from protocol.govwords import headline, say
+from protocol.hsm import HsmKey
 from protocol.keys import ALGORITHMS, ED25519, KeyRecord, SigningKey
 from protocol.parse import convert
 from protocol.registry import Agreement, Group, Member
@@ -79,13 +81,16 @@ def add_parsers(commands: Any) -> None:
     init.add_argument("--id", required=True, help="such as ministry-id")
     init.add_argument("--name", required=True)
     init.add_argument("--algorithm", choices=sorted(ALGORITHMS), default=ED25519)
+    init.add_argument("--signing", metavar="URI", help="the key in a token (pkcs11:…), made if need be")
     init.set_defaults(run=_trustee)
     members = commands.add_parser("members", help="decide about members")
     approving = members.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "approve", help="show what a proposal says, and sign it"
     )
     approving.add_argument("proposal", type=Path)
-    approving.add_argument("--key", type=Path, required=True, help="trustee.pem")
+    key = approving.add_mutually_exclusive_group(required=True)
+    key.add_argument("--key", type=Path, help="trustee.pem")
+    key.add_argument("--signing", metavar="URI", help="or the key in a token (pkcs11:…)")
     approving.add_argument("--yes", action="store_true", help="sign what is shown")
     approving.set_defaults(run=_approve)
 
@@ -94,16 +99,36 @@ def _trustee(args: argparse.Namespace) -> int:
     file = args.directory / TRUSTEE_FILE
     if file.exists():
         raise ConfigError(f"{file} exists and is never overwritten: move it away first")
-    made = make_trustee(args.directory / TRUSTEE_KEY, args.id, args.name, args.algorithm)
+    if args.signing is not None:
+        if args.algorithm != ED25519:
+            raise ConfigError(f"a key in a token is of {ED25519}: leave out --algorithm")
+        key: SigningKey | HsmKey
+        key, fresh = HsmKey.make(args.signing)
+        key.close()
+        made = make_trustee(key, args.id, args.name)
+        keep = (
+            f"the key {'was made' if fresh else 'was there already'}, in the token: keep that and its PIN to yourself."
+        )
+    else:
+        key = SigningKey.generate(args.algorithm)
+        made = make_trustee(key, args.id, args.name)
+        key.save(args.directory / TRUSTEE_KEY)
+        keep = f"keep {TRUSTEE_KEY} to yourself."
     write_new(file, msgspec.json.format(msgspec.json.encode(made)) + b"\n")
     print(f"Made the trustee {made.id} ({made.name}). Its key: {made.key.kid}, until {made.key.not_after:%Y-%m-%d}.")
-    print(f"Hand {file} to the broker's operator and read the key's id to all others; keep {TRUSTEE_KEY} to yourself.")
+    print(f"Hand {file} to the broker's operator and read the key's id to all others; {keep}")
     return 0
 
 
 def _approve(args: argparse.Namespace) -> int:
+    if args.signing is None:
+        return _sign(args, SigningKey.load(args.key))
+    with closing(HsmKey.open(args.signing)) as key:
+        return _sign(args, key)
+
+
+def _sign(args: argparse.Namespace, key: SigningKey | HsmKey) -> int:
     data = _read(args.proposal)
-    key = SigningKey.load(args.key)
     signed = approve(data, key)
     for line in say(_open(data)):
         print(line)

@@ -31,7 +31,6 @@ from node.config import (
     SEALING_KEY,
     SIGNING_KEY,
     Config,
-    encode_toml_string,
     find_config,
     load_config,
 )
@@ -55,6 +54,7 @@ from protocol.hsm import HsmKey
 from protocol.invitation import load_invitation, save_invitation
 from protocol.keys import ALGORITHMS, ED25519, SigningKey, read_secret, write_secret
 from protocol.parse import convert
+from protocol.process import encode_toml_string
 from protocol.registry import Member
 from protocol.sealing import SealingKey
 
