@@ -58,10 +58,18 @@ class Holding:
         for client, named in hashes.items():
             self._known |= {(client, name): number for name, number in self._tx.held_as(client, named).items()}
 
-    def hold(self, item: Draft, client: Client) -> Held | ProtocolError:
-        """Put a filing into the queue."""
+    def hold(self, item: Draft, client: Client, after: str = "") -> Held | ProtocolError:
+        """Put a filing into the queue.
+
+        Args:
+            after: the digest of the revision that it would follow, if it were filed now and its source is told apart.
+        """
         name = item_hash(item)
         number = self._known.get((client.name, name))
+        if number is not None and after and self._is_released(number):
+            # Its source has come back to what was released once: another entry, and the same one if it says so twice.
+            name = content_hash(f"{name} after {after}".encode())
+            number = self._known.get((client.name, name)) or self._tx.held_as(client.name, [name]).get(name)
         if number is not None:
             return Held(number, replayed=True)
         if not self.spend(client):
@@ -69,9 +77,15 @@ class Holding:
         number = self._known[client.name, name] = self._tx.number(tables.review)
         tlp = item.filing.marking.tlp
         row = {"id": number, "client": client.name, "item_hash": name, "filing": json_encode(item.filing), "tlp": tlp}
-        self._rows.append({**row, "state": HELD, "held_at": self._at, "updates": item.update is not None})
+        self._rows.append(
+            {**row, "state": HELD, "held_at": self._at, "updates": item.update is not None, "stated_at": item.stated_at}
+        )
         self._tx.event("review.held", {"review": number, "tlp": tlp, "by": client.name}, self._at)
         return Held(number, replayed=False)
+
+    def _is_released(self, number: int) -> bool:
+        row = self._tx.review_row(number)
+        return row is not None and bool(row.state == RELEASED)
 
     def decided(self, number: int) -> ProtocolError | None:
         """Why an entry cannot be released any more."""
