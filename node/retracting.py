@@ -132,7 +132,7 @@ def _hidden(presentation: str) -> _Hidden:
             listed = values[2]
     if listed is not None:
         shown = [elements[one["..."]] for one in listed if one["..."] in elements]
-        indicators = len(listed) - len(shown) - sum(map(_has_twin, shown))
+        indicators = len(listed) - len(shown) - _twins(shown)
     return _Hidden(fields, indicators)
 
 
@@ -141,9 +141,11 @@ def _opened(text: str) -> list[Any]:
     return found
 
 
-def _has_twin(element: dict[str, Any]) -> bool:
-    """Whether the origin has signed it twice, exact and coarse."""
-    return element.get("level") == "coarse" or coarse.indicator(msgspec.convert(element, Indicator)) is not None
+def _twins(shown: Sequence[dict[str, Any]]) -> int:
+    """How many more the origin has signed of these: each exact one coarse, once for several, or the other way round."""
+    exact = [msgspec.convert(one, Indicator) for one in shown if one.get("level") != "coarse"]
+    wider = {found.value for one in exact if (found := coarse.indicator(one)) is not None}
+    return len(shown) - len(exact) + len(wider)
 
 
 def _units_of(item: Mapping[str, Any]) -> frozenset[str]:

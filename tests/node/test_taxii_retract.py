@@ -32,7 +32,7 @@ from tests.node.test_expiry import SOON, ends, expire
 from tests.node.test_taxii_ends import objects_in, withdrawal
 from tests.node.world import START, Clock, foreign, released
 
-X, Y, Z = ({"type": "ipv4-addr", "value": f"203.0.113.{number}"} for number in (1, 2, 3))
+X, Y, Z = ({"type": "ipv4-addr", "value": value} for value in ("203.0.113.1", "203.0.113.2", "198.51.100.3"))
 DOMAIN = {"type": "domain-name", "value": "bad.example"}
 EXACT = sum(1 << bit for bit in UNIT_BIT.values())
 
@@ -204,14 +204,14 @@ async def test_the_last_of_its_kind_is_taken_back(core: NodeCore, clock: Clock) 
     hidden = EXACT & ~(1 << UNIT_BIT["indicators.account"])
     async with served(core, clock) as place:
         source = Source(place)
-        source.revise(1, X, DOMAIN, mail, exact=hidden)
+        source.revise(1, X, Y, DOMAIN, mail, exact=hidden)
         source.revise(2, DOMAIN, mail, exact=hidden)
-        assert await indicators(place) == {X["value"]: True, DOMAIN["value"]: False}
+        assert await indicators(place) == {X["value"]: True, Y["value"]: True, DOMAIN["value"]: False}
         source.revise(3)
-        assert await indicators(place) == {X["value"]: True, DOMAIN["value"]: True}
+        assert await indicators(place) == {X["value"]: True, Y["value"]: True, DOMAIN["value"]: True}
     # The own import policy says by name what it withholds.
     first, second, _ = (made for row in inbox(core) if (made := brought(row, objects_of)))
-    assert [item.type for item in retracted([first, second])] == ["indicator", "relationship"]
+    assert [item.type for item in retracted([first, second])] == ["indicator"] * 2 + ["relationship"] * 2
     assert retracted([first, replace(second, withheld=frozenset({"indicators.address"}), shows=frozenset())]) == []
 
 
