@@ -96,6 +96,9 @@ low = 4320
 # secret_file = "keys/webhook.secret"
 # kinds = ["alarm", "report.unread", "report.unconfirmed", "webhook.disabled"]
 
+# [review]                     # filings that wait for a person
+# refused_days = 90            # so long the content of a refused one is kept; that and why it was refused stays
+
 # [taxii]                      # others' reports for OpenCTI, Splunk, Sentinel, under /taxii2/: docs/connect/taxii.md
 # enabled = true
 # intake = false               # whether they may also post incidents to be filed

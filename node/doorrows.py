@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, Row, and_, bindparam, delete, func, insert, select
 
 from node.tables import inbox, own_reports, review, sources, tokens
 
 _MOST: Final = 500
 """Values in one IN list: below what any database takes."""
+
+_REFUSED: Final = and_(review.c.state == "refused", review.c.filing != b"")
 
 
 def any_of(column: Any, values: Collection[Any]) -> Iterator[Any]:
@@ -70,6 +72,15 @@ class DoorRows:
         """How many filings wait for a person."""
         query = select(func.count()).select_from(review).where(review.c.state == "held")
         return int(self._db.execute(query).scalar_one())
+
+    def refused_filings(self, before: int, most: int) -> list[Row[Any]]:
+        """Filings that were refused before that time and have their content yet, the first ones first."""
+        query = select(review.c.id, review.c.tlp, review.c.client).where(_REFUSED, review.c.decided_at < before)
+        return list(self._db.execute(query.order_by(review.c.id).limit(most)))
+
+    def refused_with_content(self) -> int:
+        """How many refused filings have their content yet."""
+        return int(self._db.execute(select(func.count()).select_from(review).where(_REFUSED)).scalar_one())
 
     def said(self, report_ids: Collection[str]) -> list[Row[Any]]:
         """What each client has posted last of these reports from their sources."""

@@ -3,7 +3,7 @@
 Guarantees: a held filing is on disk with its answer, and nothing of it is signed or sent; the same filing of the same
 client is one entry, whatever became of it; releasing files it in the same transaction that says so, by the rules for
 revisions and repetitions that hold then; an entry is decided once, and not by whom it is from. Refused ones stay, with
-the reason. A client's quota counts what is new and nothing else.
+the reason; their content goes after a while. A client's quota counts what is new and nothing else.
 
 No I/O but the transaction; time is an argument.
 """
@@ -183,6 +183,22 @@ def refuse(tx: Tx, number: int, client: Client, why: str, at: int) -> bool:
     return True
 
 
+def erase_refused(tx: Tx, before: int, at: int, most: int) -> int:
+    """Erase the content of filings that were refused before a time, at most so many; how many it was."""
+    rows = tx.refused_filings(before, most)
+    tx.set(tables.review, "id", [{"id": row.id, "filing": b""} for row in rows])
+    for row in rows:
+        tx.event("review.erased", {"review": row.id, "tlp": row.tlp, "by": row.client, "state": REFUSED}, at)
+    tx.erased |= bool(rows)
+    return len(rows)
+
+
+def refused(store: Store) -> int:
+    """How many filings were refused and still have their content here."""
+    with store.read() as reads:
+        return reads.refused_with_content()
+
+
 def _decide(tx: Tx, number: int, state: str, by: str, at: int, became: dict[str, Any], **facts: Any) -> None:
     row = tx.review_row(number)
     tx.set(tables.review, "id", [{"id": number, "state": state, "decided_at": at, "decided_by": by, **became}])
@@ -208,7 +224,7 @@ def entry_line(row: Any) -> dict[str, Any]:
         "tlp": row.tlp,
         "held_at": _iso(row.held_at),
         **{name: value for name, value in decided.items() if value is not None},
-        **({"report": msgspec.Raw(row.filing)} if hasattr(row, "filing") else {}),
+        **({"report": msgspec.Raw(row.filing)} if getattr(row, "filing", b"") else {}),
     }
 
 

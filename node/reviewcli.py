@@ -82,8 +82,10 @@ def _show(config: Config, args: argparse.Namespace) -> int:
     if args.json:
         print(_json(line))
         return 0
-    report = msgspec.json.format(bytes(line.pop("report")), indent=2).decode()
-    print("\n".join([*(f"{name}: {_plain(str(value))}" for name, value in line.items()), "report:", _plain(report)]))
+    content = bytes(line.pop("report", b""))
+    for name, value in line.items():
+        print(f"{name}: {_plain(str(value))}")
+    print("report:\n" + _plain(msgspec.json.format(content, indent=2).decode()) if content else "report: erased")
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from node.cli import main
+from node.config import Review
+from node.reading import open_reader
 from node.reviewcli import _plain
 from tests import databases
 from tests.node.asking import ask
 from tests.node.conftest import running
-from tests.node.test_alarms import TOML
+from tests.node.test_alarms import TOML, metric, scrape
 from tests.node.test_review import bot, hold, reviewer
 from tests.node.world import Clock, MemoryBus, filing, make_config
 
@@ -88,3 +92,34 @@ def test_nothing_that_others_wrote_steers_a_terminal() -> None:
     assert json.loads(f'"{_plain(text[:-1])}"') == text[:-1]
     assert _plain(text).endswith("\u5831\u544a\n")
     assert all(letter.isprintable() for letter in _plain(text[:-1]))
+
+
+@pytest.mark.usefixtures("each_database")
+async def test_refused_content_is_erased_in_time(tmp_path: Path, clock: Clock, said: Said) -> None:
+    """After the days of the settings, with an event and a count; the fact and the reason stay; nothing else goes."""
+    config = replace(make_config(tmp_path), review=Review(refused_days=30))
+    async with running(config, clock, MemoryBus()) as node:
+        token, ana = await bot(node), await reviewer(node)
+        for title in ("Old", "Young", "Held", "Released"):
+            await hold(node, token, filing(title))
+        await ask(node, ana, "POST", "/v1/review/1/refuse", {"why": "a test"})
+        await ask(node, ana, "POST", "/v1/review/4/release")
+        clock.pass_(days=15)
+        await ask(node, ana, "POST", "/v1/review/2/refuse", {"why": "too"})
+        assert metric(await scrape(node), "kentongan_node_review_refused") == ["kentongan_node_review_refused 2.0"]
+        clock.pass_(days=15, seconds=1)
+    async with running(config, clock, MemoryBus()) as node:
+        async with asyncio.timeout(10):
+            while "kentongan_node_review_erased_total 1.0" not in await scrape(node):
+                await asyncio.sleep(0.01)
+        assert metric(await scrape(node), "kentongan_node_review_refused") == ["kentongan_node_review_refused 1.0"]
+        _, entry, _ = await ask(node, token, "GET", "/v1/review/1")
+        assert (entry["state"], entry["why"], entry["decided_by"]) == ("refused", "a test", "ana")
+        assert "report" not in entry
+        for number in (2, 3, 4):
+            assert "report" in (await ask(node, ana, "GET", f"/v1/review/{number}"))[1]
+        assert (await hold(node, token, filing("Old")))["review"] == 1
+        assert (await said("show", "1"))[1].endswith("why: a test\nreport: erased\n")
+        with closing(open_reader(config.data, config.store)) as store, store.read() as reads:
+            assert [json.loads(event.data)["review"] for event in reads.events_of(["review.erased"], 0, 9)] == [1]
+            assert bytes(reads.review_row(1).filing) == b""
