@@ -19,8 +19,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from node.formats import stix_words as words
-from node.formats.stix_pattern import values_of
-from node.taxii import STEP, Brought, Placed, micros_of, version_of
+from node.formats.stix_pattern import pattern_of, values_of
+from node.taxii import STEP, Brought, Placed, Seen, micros_of, version_of
 from protocol import coarse
 from protocol.envelope import disclosure_digest
 from protocol.keys import unb64
@@ -97,15 +97,39 @@ def _is_taken_back(item: Mapping[str, Any], revision: Brought, newest: Brought) 
         return True
     if item["type"] == "relationship":
         return False
-    units = _units_of(item)
-    if units & newest.shows:
+    return _is_dropped(_units_of(item), revision.seen, newest.seen)
+
+
+def _is_dropped(units: frozenset[str], before: Seen, now: Seen) -> bool:
+    """Whether something of these units, which was there before, is not withheld now but gone."""
+    if units & now.shows or not now.presentation:
         return True
-    if units & newest.withheld or {f"{unit}:coarse" for unit in units} & newest.shows:
+    if units & now.withheld or {f"{unit}:coarse" for unit in units} & now.shows:
         return False
-    before, now = _hidden(revision.presentation), _hidden(newest.presentation)
-    if item["type"] == "indicator" and now.indicators is not None:
-        return now.indicators <= (before.indicators or 0)
-    return now.fields <= before.fields
+    then, still = _hidden(before.presentation), _hidden(now.presentation)
+    if still.indicators is not None and all(unit.startswith("indicators.") for unit in units):
+        return still.indicators <= (then.indicators or 0)
+    return still.fields <= then.fields
+
+
+def dropped_indicators(
+    earlier: Sequence[tuple[Seen, Sequence[Mapping[str, Any]]]], newest: tuple[Seen, Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Indicators that a report's newest revision has taken back, each as it was worded last.
+
+    Args:
+        earlier: of each earlier revision, in order, how much of it is known, and its indicators.
+        newest: the same of the newest.
+    """
+    seen, here = newest
+    patterns = {pattern_of(item["type"], item["value"]) for item in here}
+    found: dict[str, dict[str, Any]] = {}
+    for before, listed in earlier:
+        for item in listed:
+            name = pattern_of(item["type"], item["value"])
+            if name not in patterns and _is_dropped(frozenset({part_of("indicators", item)}), before, seen):
+                found[name] = dict(item)
+    return list(found.values())
 
 
 class _Hidden(NamedTuple):

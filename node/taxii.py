@@ -155,6 +155,21 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """How much of a revision is known here.
+
+    Attributes:
+        shows: units of which there is something exact; of which something coarse, with `:coarse`.
+        withheld: units that the own import policy withholds.
+        presentation: as it was disclosed to this node; empty if nothing can have been withheld: it is our own.
+    """
+
+    shows: frozenset[str] = frozenset()
+    withheld: frozenset[str] = frozenset()
+    presentation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Brought:
     """What one report brings: its own objects, and those that it has in common with others, such as who reported."""
 
@@ -166,12 +181,7 @@ class Brought:
     common: Sequence[Placed] = field(default_factory=tuple)
     report_id: str = ""
     revision: int = 0
-    shows: frozenset[str] = frozenset()
-    """Units of which it shows something exact; of which something coarse, with `:coarse`."""
-    withheld: frozenset[str] = frozenset()
-    """Units that the own import policy withholds."""
-    presentation: str = ""
-    """As it was disclosed to this node."""
+    seen: Seen = field(default_factory=Seen)
 
 
 _units: Final = msgspec.json.Decoder(list[dict[str, Any]])
@@ -204,13 +214,11 @@ def brought(row: Any, objects_of: ObjectsOf) -> Brought | None:
         common=common,
         report_id=row.report_id,
         revision=row.revision,
-        shows=_shows(body),
-        withheld=frozenset(withheld),
-        presentation=row.presentation,
+        seen=Seen(shows_of(body), frozenset(withheld), row.presentation),
     )
 
 
-def _shows(body: Mapping[str, Any]) -> frozenset[str]:
+def shows_of(body: Mapping[str, Any]) -> frozenset[str]:
     """Units of which a body has something, exact or coarse."""
     found: set[str] = set()
     for name, value in body.items():

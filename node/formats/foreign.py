@@ -56,6 +56,7 @@ class Shown:
         undisclosed: how many disclosures more the origin signed.
         at: when it was filed here, or received.
         own: whether it is this member's.
+        dropped: indicators of earlier revisions that this one has taken back.
     """
 
     header: Mapping[str, Any]
@@ -64,6 +65,7 @@ class Shown:
     undisclosed: int
     at: datetime
     own: bool
+    dropped: Sequence[Mapping[str, Any]] = ()
 
 
 Read = Callable[[bytes, Defaults], Sequence[Foreign | ProtocolError]]
