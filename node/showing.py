@@ -33,7 +33,7 @@ def own_shown(reads: Reads, report_id: str, client: Client = ANYBODY) -> list[Sh
     for row in rows[-1:]:
         header = msgspec.to_builtins(header_in(row.disclosures.partition("~")[0]))
         body = _any.decode(row.filing).get("body", {})
-        dropped = dropped_indicators(told[:-1], told[-1]) if header.get("phase") != "withdrawn" else ()
+        dropped = dropped_indicators(told[:-1], told[-1])
         found.append(Shown(header, body, (), 0, instant(row.filed_at), own=True, dropped=dropped))
     return found
 
