@@ -99,7 +99,6 @@ def test_setup_serves_https_as_it_is_told(tmp_path: Path, role: str) -> None:
         return found
 
     tls = {"tls_cert": "/tls/tls.crt", "tls_key": "/tls/tls.key"}
-    assert http() == {}
     assert http(HTTP_TLS="/tls") == tls
     assert http(HTTP_TLS="/tls", HTTP_CLIENT_CA="/ca.pem") == tls | {"client_ca": "/ca.pem"}
     assert http() == tls | {"client_ca": "/ca.pem"}

@@ -212,7 +212,8 @@ async def test_the_last_of_its_kind_is_taken_back(core: NodeCore, clock: Clock) 
     # The own import policy says by name what it withholds.
     first, second, _ = (made for row in inbox(core) if (made := brought(row, objects_of)))
     assert [item.type for item in retracted([first, second])] == ["indicator"] * 2 + ["relationship"] * 2
-    assert retracted([first, replace(second, withheld=frozenset({"indicators.address"}), shows=frozenset())]) == []
+    here = replace(second.seen, withheld=frozenset({"indicators.address"}), shows=frozenset())
+    assert retracted([first, replace(second, seen=here)]) == []
 
 
 @pytest.mark.parametrize("way", ["withdrawal", "expiry"])
