@@ -50,7 +50,8 @@ from node.policyfile import watch_policy
 from node.projection import follow
 from node.push import Place, make_outputs, targets
 from node.renewal import Renewal, load_signer
-from node.review import held
+from node.retention import forget_refused
+from node.review import held, refused
 from node.store import Event, Store
 from node.traces import Paths
 from node.trust import Trust
@@ -154,6 +155,7 @@ class Node:
                 alarms=core.open_alarms,
                 overdue=core.overdue,
                 held=partial(held, core.store),
+                refused=partial(refused, core.store),
                 keys=lambda: key_seconds(core, self._config.keys / files.NATS_CREDS, self._now),
                 oldest_leaf=core.oldest_unproven,
             )
@@ -299,6 +301,7 @@ class Node:
             timers.expire(core, writer, state, self._now),
             timers.escalate(core, writer, state, metrics, self._config.escalation, self._now),
             timers.remind(core, state),
+            forget_refused(core.store, writer, state, metrics, self._config.review.refused_days, self._now),
             write_uses(access, writer, state),
         ]
 

@@ -45,8 +45,18 @@ def do(config: Config, offline: Callable[[Store], T], online: Callable[[], T]) -
             raise ConfigError(f"{exc.detail} ({exc.reason.value} at {exc.path})") from exc
 
 
+def must_run(config: Config) -> None:
+    """For what no command can do in the node's place. ConfigError if the node does not run."""
+    try:
+        with process.alone(config.data):
+            pass
+    except ConfigError:
+        return
+    raise ConfigError("the node does not run: start it first")
+
+
 def post(config: Config, path: str, document: Any, token: str) -> Any:
-    """Post a document to the running node; returns its answer.
+    """Post a document to the running node, or nothing if it is None; returns its answer.
 
     Raises:
         ConfigError: there is no token, or the node refuses.
@@ -54,11 +64,14 @@ def post(config: Config, path: str, document: Any, token: str) -> Any:
     """
     if not token:
         raise ConfigError(f"the node runs: give one of its tokens with --token or in {ENVIRONMENT}")
-    url = (config.data / app.URL_FILE).read_text(encoding="ascii").strip()
+    try:
+        url = (config.data / app.URL_FILE).read_text(encoding="ascii").strip()
+    except FileNotFoundError as exc:
+        raise ConfigError("the node does not run: start it first") from exc
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     connection = _connection(config, url)
     try:
-        connection.request("POST", path, msgspec.json.encode(document), headers)
+        connection.request("POST", path, b"" if document is None else msgspec.json.encode(document), headers)
         response = connection.getresponse()
         body = response.read()
     except (OSError, HTTPException) as exc:

@@ -1,8 +1,9 @@
 """Holds the TAXII collections to the inbox that they are made from. Rows in, findings out.
 
 Guarantees: what stands there of a report is what the report says, under its own marking and nowhere else; nothing is
-left of one that has ended but the word that it has. Collections that another version of this program made are not
-looked at: they are made again at the next start. What belongs to no report is not looked at either.
+left of one that has ended but the word that it has, and what was taken back says more than that only while an earlier
+revision that says so is here. Collections that another version of this program made are not looked at: they are made
+again at the next start. What belongs to no report is not looked at either.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from node import tables
 from node.formats.stix import objects_of
 from node.projection import SHAPE
 from node.reading import Looking
+from node.retracting import revoked
 from node.taxii import brought
 from node.taxiistore import POSITION
 from protocol.errors import ProtocolError
@@ -40,9 +42,21 @@ def check_taxii(reads: Looking) -> Iterator[Finding]:
         for row in page:
             if row.seq <= upto:
                 yield from _check(row, objects.get(row.seq, []), places.get(row.seq, set()))
+    yield from _check_ends(reads)
     for stray in reads.strays(tables.taxii_objects, "source", tables.inbox, "seq"):
         if stray >= 0:
             yield Finding(_OBJECTS, str(stray), ORPHAN, "there is no such report in the inbox")
+
+
+def _check_ends(reads: Looking) -> Iterator[Finding]:
+    """What was revoked says what it said only while an earlier revision that says so is here."""
+    for page in reads.pages(tables.taxii_objects, "added_at", 200, ended=True):
+        names = {one.object_id for one in page}
+        held = reads.rows_where(tables.taxii_objects, "object_id", names)
+        alive = {one.object_id for one in held if not one.ended}
+        for one in page:
+            if one.object_id not in alive and revoked(bytes(one.object), one.version) != bytes(one.object):
+                yield Finding(_OBJECTS, str(one.added_at), WRONG_STATE, "it has ended, and what it said is still here")
 
 
 def _check(row: Any, there: list[Any], places: set[tuple[str, int]]) -> Iterator[Finding]:

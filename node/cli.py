@@ -39,6 +39,7 @@ from node.directory import directory, in_lines
 from node.keycli import held_trust
 from node.pushcli import add_webhooks
 from node.reading import open_reader
+from node.reviewcli import add_review
 from node.store import Store, microseconds
 from node.tokencli import add_commands
 from node.trust import Trust
@@ -95,6 +96,9 @@ low = 4320
 # url = "https://soc.example/kentongan"
 # secret_file = "keys/webhook.secret"
 # kinds = ["alarm", "report.unread", "report.unconfirmed", "webhook.disabled"]
+
+# [review]                     # filings that wait for a person
+# refused_days = 90            # so long the content of a refused one is kept; that and why it was refused stays
 
 # [taxii]                      # others' reports for OpenCTI, Splunk, Sentinel, under /taxii2/: docs/connect/taxii.md
 # enabled = true
@@ -204,6 +208,7 @@ def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None
     check.set_defaults(run=lambda args: _check(args.place, as_json=args.json))
     keycli.add_parsers(commands)
     add_commands(commands)
+    add_review(commands)
     verify = commands.add_parser(
         "verify-membership", help="follow the region's records again, from the founding one that the invitation pins"
     )

@@ -79,6 +79,13 @@ class Escalation(Section, frozen=True, kw_only=True):
     low: WholeMinutes = 4_320
 
 
+class Review(Section, frozen=True, kw_only=True):
+    """The queue of filings that wait for a person."""
+
+    refused_days: Annotated[int, Meta(ge=1, le=36_500)] = 90
+    """So long the content of a refused one is kept; that it was refused, and why, stays."""
+
+
 class Taxii(Section, frozen=True, kw_only=True):
     """Others' reports for TAXII 2.1 clients, and a collection into which they may post; nothing unless enabled."""
 
@@ -105,6 +112,7 @@ class _File(Settings, frozen=True, kw_only=True):
     nats: Bus = Bus()
     log: Log = Log()
     escalation: Escalation = Escalation()
+    review: Review = Review()
     taxii: Taxii = Taxii()
     webhook: Hook | list[Hook] = msgspec.field(default_factory=list)
     """Several, or the single one of older files."""
@@ -130,6 +138,7 @@ class Config:
     backlog: int
     log: Log = field(default_factory=Log)
     escalation: Escalation = field(default_factory=Escalation)
+    review: Review = field(default_factory=Review)
     taxii: Taxii = field(default_factory=Taxii)
     webhooks: tuple[Hook, ...] = ()
     syslogs: tuple[Syslog, ...] = ()
@@ -161,6 +170,7 @@ def load_config(path: Path) -> Config:
         backlog=file.limits.backlog,
         log=file.log,
         escalation=file.escalation,
+        review=file.review,
         taxii=file.taxii,
         webhooks=tuple(hook for hook in hooks if hook.url),
         syslogs=tuple(file.syslog),

@@ -1,19 +1,21 @@
-"""Queries about who may ask and what waits for a person: tokens, the review queue, markings. Part of `store.py`.
+"""The SQL of who may ask, what waits for a person, and what sources said: tokens, the review queue, markings.
 
-Guarantees: each goes by an index, and shows what the caller may read and nothing else.
+Part of `store.py`. Guarantees: each query goes by an index, and shows what the caller may read and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, and_, bindparam, delete, func, insert, select
 
-from node.tables import inbox, own_reports, review, tokens
+from node.tables import inbox, own_reports, review, sources, tokens
 
 _MOST: Final = 500
 """Values in one IN list: below what any database takes."""
+
+_REFUSED: Final = and_(review.c.state == "refused", review.c.filing != b"")
 
 
 def any_of(column: Any, values: Collection[Any]) -> Iterator[Any]:
@@ -71,6 +73,20 @@ class DoorRows:
         query = select(func.count()).select_from(review).where(review.c.state == "held")
         return int(self._db.execute(query).scalar_one())
 
+    def refused_filings(self, before: int, most: int) -> list[Row[Any]]:
+        """Filings that were refused before that time and have their content yet, the first ones first."""
+        query = select(review.c.id, review.c.tlp, review.c.client).where(_REFUSED, review.c.decided_at < before)
+        return list(self._db.execute(query.order_by(review.c.id).limit(most)))
+
+    def refused_with_content(self) -> int:
+        """How many refused filings have their content yet."""
+        return int(self._db.execute(select(func.count()).select_from(review).where(_REFUSED)).scalar_one())
+
+    def said(self, report_ids: Collection[str]) -> list[Row[Any]]:
+        """What each client has posted last of these reports from their sources."""
+        query = select(sources)
+        return [row for c in any_of(sources.c.report_id, report_ids) for row in self._db.execute(query.where(c))]
+
     def filed_since(self, client: str, at: int) -> int:
         """How many reports a client has filed since a time, those that were held among them."""
         filed = select(func.count()).where(own_reports.c.client == client, own_reports.c.filed_at >= at)
@@ -88,3 +104,15 @@ class DoorRows:
                 for name, tlp in self._db.execute(query.where(condition)):
                     found.setdefault(name, set()).add(tlp)
         return found
+
+
+class DoorWrites(DoorRows):
+    """Changes; within a transaction."""
+
+    def hear(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Remember what clients posted last of what they have from other tools; each report and client once."""
+        if rows:
+            ours = (sources.c.report_id == bindparam("_report"), sources.c.client == bindparam("_client"))
+            names = [{"_report": row["report_id"], "_client": row["client"]} for row in rows]
+            self._db.execute(delete(sources).where(*ours), names)
+            self._db.execute(insert(sources), list(rows))

@@ -14,7 +14,7 @@ from typing import Any
 
 from node import tables
 from node.answers import Accepted, Answer, Held, Result, answer_many, answer_one
-from node.identity import Fresh, Known, Shelf, decide
+from node.identity import Fresh, Known, Said, Shelf, decide
 from node.intake import Draft, Item, Posting
 from node.posts import post_row
 from node.review import Holding, over_quota
@@ -68,6 +68,7 @@ class Round:
         self._pending: list[Sheet] = []
         self._size = 0
         self._sealed: list[Sealed] = []
+        self._heard: dict[tuple[str, str], tuple[Said, Known]] = {}
 
     def file(self, postings: Sequence[Posting]) -> Filed:
         """Take in the batch."""
@@ -77,7 +78,7 @@ class Round:
         by_key: dict[tuple[str, str], int] = {}
         for index, posting in enumerate(postings):
             earlier = self._earlier(posting, postings, by_key) if posting.key else self._undecided(posting)
-            placed.append([self._place(item, posting.client) for item in posting.items] if earlier is None else earlier)
+            placed.append(self._place_all(posting) if earlier is None else earlier)
             if posting.key and earlier is None:
                 by_key[posting.client.name, posting.key] = index
         self._sign()
@@ -117,21 +118,31 @@ class Round:
         """Why a release comes too late."""
         return self._holding.decided(posting.release.number) if posting.release else None
 
-    def _place(self, item: Item, client: Client) -> _Placed | Held | ProtocolError:
+    def _place_all(self, posting: Posting) -> list[_Placed | Held | ProtocolError]:
+        names = [_source_of(item) for item in posting.items]
+        last = {name: index for index, name in enumerate(names)}
+        return [
+            self._place(item, posting.client, last=not name or last[name] == index)
+            for index, (item, name) in enumerate(zip(posting.items, names, strict=True))
+        ]
+
+    def _place(self, item: Item, client: Client, *, last: bool) -> _Placed | Held | ProtocolError:
         if not isinstance(item, Draft):
             return item
         if client.held:
-            return self._holding.hold(item, client)
+            return self._holding.hold(item, client, self._reopened(item, client, last=last))
         try:
-            found = decide(item, self._shelf, client)
+            found = decide(item, self._shelf, client, last=last)
             if isinstance(found, Fresh) and found.previous is not None and not found.previous.digest:
                 # The header names the previous revision's digest, which exists once that is signed.
                 self._sign()
-                found = decide(item, self._shelf, client)
+                found = decide(item, self._shelf, client, last=last)
         except ProtocolError as exc:
             return exc
         if isinstance(found, Known):
+            self._hear(item, client, found)
             return _Placed(found, replayed=True)
+        said = item
         if item.update is not None and found.previous is not None:
             item = item.update
         if not self._holding.spend(client):
@@ -148,7 +159,23 @@ class Round:
         self._shelf.add(sheet.known)
         self._pending.append(sheet)
         self._size += len(item.content)
+        self._hear(said, client, sheet.known)
         return _Placed(sheet.known, replayed=False)
+
+    def _hear(self, item: Draft, client: Client, known: Known) -> None:
+        """Remember what a source said last."""
+        if (heard := self._shelf.hear(item, client)) is not None:
+            self._heard[known.report_id, client.name] = heard, known
+
+    def _reopened(self, item: Draft, client: Client, *, last: bool) -> str:
+        """Of which revision this is a change back to what was released once: its digest; else nothing."""
+        if item.update is None:
+            return ""
+        try:
+            found = decide(item, self._shelf, client, last=last)
+        except ProtocolError:
+            return ""
+        return found.previous.digest if isinstance(found, Fresh) and found.previous is not None else ""
 
     def _sign(self) -> None:
         if not self._pending:
@@ -173,6 +200,18 @@ class Round:
             reports += [self._row(sheet, number) for sheet in sealed.sheets]
         self._tx.add(tables.submissions, envelopes)
         self._tx.add(tables.own_reports, reports)
+        self._tx.hear(
+            [
+                {
+                    "report_id": report_id,
+                    "client": client,
+                    "content_hash": said.content_hash,
+                    "stated_at": said.stated_at,
+                }
+                for (report_id, client), (said, known) in self._heard.items()
+                if known.error is None
+            ]
+        )
         return to_send
 
     def _row(self, sheet: Sheet, submission: int) -> dict[str, Any]:
@@ -232,11 +271,19 @@ def stock(reads: Reads, items: Sequence[Item]) -> Shelf:
         foreign_reports=reads.foreign("report_id", report_ids),
         foreign_incidents=reads.foreign("incident_id", incidents),
     )
+    named = {name for item in items if (name := _source_of(item))}
+    for row in reads.said(named):
+        shelf.said.setdefault(row.report_id, {})[row.client] = Said(row.content_hash, row.stated_at)
     for row in reads.identities("report_id", report_ids):
         shelf.by_report.setdefault(row.report_id, []).append(_known(row))
     for row in reads.identities("content_hash", contents):
         shelf.by_content.setdefault(row.content_hash, []).append(_known(row))
     return shelf
+
+
+def _source_of(item: Item) -> str:
+    """The id that follows from a source's own name; nothing if it is not from a source."""
+    return str(item.filing.report_id) if isinstance(item, Draft) and item.update is not None else ""
 
 
 def _known(row: Any) -> Known:

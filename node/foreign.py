@@ -2,7 +2,7 @@
 
 Guarantees: all of the source is in the report, or in its `source`, or the item is refused; nothing is marked but by the
 source or by whoever posts. What a source names, always the same way, is one report of this member: again it is the same
-report, with other content the next revision. Pure.
+report, with other content the next revision, unless the source says that it is older than what it said before. Pure.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID, uuid5
 
@@ -30,6 +30,8 @@ _NAMES: Final = UUID("6f0f2a52-6d2c-5b0e-9c8e-3f5b2a7c1d40")
 """The namespace of ids that follow from a source's own (RFC 9562, version 5)."""
 _LONGEST_PATH: Final = 500
 """Characters of a path that a report's `source` has room for."""
+_MILLISECONDS: Final = 100_000_000_000
+"""From here on a number is one of milliseconds: as seconds it would be the year 5138."""
 _STEP: Final = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+)\]")
 
 
@@ -160,7 +162,25 @@ def _drafted(filing: Mapping[str, Any], item: Foreign, reading: Reading) -> Item
     found = read_item(data, at="$", jurisdictions=reading.jurisdictions, now=reading.now)
     if isinstance(found, ProtocolError):
         return ProtocolError(found.reason, item.at, f"{found.detail} (read as {found.path} of the report)")
-    return updating(found) if item.source_id else found
+    return replace(updating(found), stated_at=_stated_at(item.stated, reading.now)) if item.source_id else found
+
+
+def _stated_at(value: Any, now: datetime) -> int | None:
+    """A time as its source has it: RFC 3339, or a number of seconds or milliseconds since 1970.
+
+    None for what is no time, has no zone, or is ahead of the clock: it would shut out all that comes after it.
+    """
+    try:
+        if isinstance(value, str) and not value.isdecimal():
+            found = datetime.fromisoformat(value)
+        else:
+            number = int(value)
+            found = datetime.fromtimestamp(number / 1_000 if number >= _MILLISECONDS else number, UTC)
+        if found.tzinfo is None or found > now + limits.CLOCK_SKEW:
+            return None
+        return int(found.timestamp() * 1_000_000)
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
 
 
 def defaults_of(query: Mapping[str, str]) -> Defaults:

@@ -38,6 +38,8 @@ class Draft:
     content_hash: str
     update: Draft | None = None
     """What it is filed as if its report is there already, with other content; None: then it is a conflict."""
+    stated_at: int | None = None
+    """When this version was made, as its source says; in microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def _admit(item: Item, client: Client, at: str) -> Item:
     content = content_of(filing)
     if len(content) > limits.REPORT:
         return ProtocolError(Reason.TOO_LARGE, at, f"a report has at most {limits.REPORT} bytes as JSON")
-    marked = Draft(filing, content, content_hash(content))
+    marked = Draft(filing, content, content_hash(content), stated_at=item.stated_at)
     return marked if item.update is None else updating(marked)
 
 

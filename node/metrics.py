@@ -43,6 +43,7 @@ class Metrics:
         alarms: Callable[[], Mapping[str, int]] = dict,
         overdue: Callable[[], Mapping[Any, int]] = dict,
         held: Callable[[], int] = int,
+        refused: Callable[[], int] = int,
         keys: Callable[[], Mapping[tuple[str], float]] = dict,
         oldest_leaf: Callable[[], int | None] = lambda: None,
     ) -> None:
@@ -91,6 +92,9 @@ class Metrics:
         self.escalations = Counter(
             "kentongan_node_escalations", "Readings that became overdue", ["side", "severity"], registry=self.registry
         )
+        self.review_erased = Counter(
+            "kentongan_node_review_erased", "Refused filings whose content was erased", registry=self.registry
+        )
         self.webhooks = Counter(
             "kentongan_node_webhooks", "Attempts to send an event", ["webhook", "outcome"], registry=self.registry
         )
@@ -134,6 +138,7 @@ class Metrics:
             ("outbox_oldest_seconds", "Age of the oldest submission without a receipt", lambda: age(outbox)),
             ("confirmations_unsent", "Confirmations that the broker has not noted", lambda: float(len(words))),
             ("review_held", "Filings that wait for a person to release them", lambda: float(held())),
+            ("review_refused", "Refused filings whose content is still here", lambda: float(refused())),
             ("log_oldest_seconds", "Age of the oldest receipt or delivery that the log does not prove yet", unproven),
             ("link_up", "1 while the bus is connected", lambda: float(link())),
         ):

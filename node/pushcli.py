@@ -7,28 +7,18 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlsplit
-
-import msgspec
+from typing import Any
 
 from node import course
 from node.api.webhooks import standing_line
+from node.asking import ENVIRONMENT, do, post
 from node.config import Config, find_config, load_config
 from node.reading import open_reader
 from node.store import Store, microseconds
-from protocol import process
-from protocol.errors import ConfigError, ProtocolError, Transient
-
-URL_FILE: Final = "node.url"
-ENVIRONMENT: Final = "KENTONGAN_TOKEN"
-_PATIENCE: Final = 30.0
+from protocol.errors import ConfigError
 
 
 def add_webhooks(commands: Any) -> None:
@@ -59,7 +49,7 @@ def _webhooks(args: argparse.Namespace) -> int:
         _change(config, args.replay, "replay", start, token)
         print(f"{args.replay} goes on from {args.start}")
     elif args.test:
-        found = _ask(config, f"/v1/webhooks/{args.test}/test", b"", token)
+        found = post(config, f"/v1/webhooks/{args.test}/test", None, token)
         print(f"{args.test}: {'delivered' if found['delivered'] else found['fault']} after {found['ms']} ms")
         return 0 if found["delivered"] else 1
     else:
@@ -102,56 +92,13 @@ def _list(config: Config) -> None:
 def _change(config: Config, name: str, what: str, start: int | datetime | None, token: str) -> None:
     if not any(hook.name == name for hook in config.webhooks):
         raise ConfigError(f"there is no [[webhook]] {name} in node.toml")
-    with _stopped(config) as store:
-        if store is None:
-            body = b"" if start is None else msgspec.json.encode({"from": start})
-            _ask(config, f"/v1/webhooks/{name}/{what}", body, token)
-            return
-        try:
-            with store.write() as tx:
-                if start is None:
-                    course.enable(tx, name, microseconds(datetime.now(UTC)))
-                else:
-                    course.replay(tx, name, course.start_of(tx, start, store.last_event))
-        except ProtocolError as exc:
-            raise ConfigError(f"{name}: {exc.detail}") from exc
 
+    def offline(store: Store) -> None:
+        with store.write() as tx:
+            if start is None:
+                course.enable(tx, name, microseconds(datetime.now(UTC)))
+            else:
+                course.replay(tx, name, course.start_of(tx, start, store.last_event))
 
-@contextmanager
-def _stopped(config: Config) -> Iterator[Store | None]:
-    """The store of a node that does not run; None if it does."""
-    try:
-        alone = process.alone(config.data)
-        alone.__enter__()
-    except ConfigError:
-        yield None
-        return
-    try:
-        with closing(Store.open(config.data, config.store)) as store:
-            yield store
-    finally:
-        alone.__exit__(None, None, None)
-
-
-def _ask(config: Config, path: str, body: bytes, token: str) -> Any:
-    if not token:
-        raise ConfigError(f"the node runs: give one of its tokens with --token or in {ENVIRONMENT}")
-    try:
-        url = (config.data / URL_FILE).read_text(encoding="ascii").strip()
-    except FileNotFoundError as exc:
-        raise ConfigError("the node does not run: start it first") from exc
-    parts = urlsplit(url)
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    connection = HTTPConnection(parts.hostname or "", parts.port, timeout=_PATIENCE)
-    try:
-        connection.request("POST", path, body, headers)
-        response = connection.getresponse()
-        text = response.read()
-    except (OSError, HTTPException) as exc:
-        raise Transient(f"the node does not answer at {url}: try again") from exc
-    finally:
-        connection.close()
-    if response.status != HTTPStatus.OK:
-        detail = msgspec.json.decode(text).get("detail", "") if text else ""
-        raise ConfigError(f"the node at {url} refuses: {response.status} {detail}")
-    return msgspec.json.decode(text)
+    document = None if start is None else {"from": start}
+    do(config, offline, lambda: post(config, f"/v1/webhooks/{name}/{what}", document, token))

@@ -3,7 +3,7 @@
 Guarantees: a held filing is on disk with its answer, and nothing of it is signed or sent; the same filing of the same
 client is one entry, whatever became of it; releasing files it in the same transaction that says so, by the rules for
 revisions and repetitions that hold then; an entry is decided once, and not by whom it is from. Refused ones stay, with
-the reason. A client's quota counts what is new and nothing else.
+the reason; their content goes after a while. A client's quota counts what is new and nothing else.
 
 No I/O but the transaction; time is an argument.
 """
@@ -58,10 +58,18 @@ class Holding:
         for client, named in hashes.items():
             self._known |= {(client, name): number for name, number in self._tx.held_as(client, named).items()}
 
-    def hold(self, item: Draft, client: Client) -> Held | ProtocolError:
-        """Put a filing into the queue."""
+    def hold(self, item: Draft, client: Client, after: str = "") -> Held | ProtocolError:
+        """Put a filing into the queue.
+
+        Args:
+            after: the digest of the revision that it would follow, if it were filed now and its source is told apart.
+        """
         name = item_hash(item)
         number = self._known.get((client.name, name))
+        if number is not None and after and self._is_released(number):
+            # Its source has come back to what was released once: another entry, and the same one if it says so twice.
+            name = content_hash(f"{name} after {after}".encode())
+            number = self._known.get((client.name, name)) or self._tx.held_as(client.name, [name]).get(name)
         if number is not None:
             return Held(number, replayed=True)
         if not self.spend(client):
@@ -69,9 +77,15 @@ class Holding:
         number = self._known[client.name, name] = self._tx.number(tables.review)
         tlp = item.filing.marking.tlp
         row = {"id": number, "client": client.name, "item_hash": name, "filing": json_encode(item.filing), "tlp": tlp}
-        self._rows.append({**row, "state": HELD, "held_at": self._at, "updates": item.update is not None})
+        self._rows.append(
+            {**row, "state": HELD, "held_at": self._at, "updates": item.update is not None, "stated_at": item.stated_at}
+        )
         self._tx.event("review.held", {"review": number, "tlp": tlp, "by": client.name}, self._at)
         return Held(number, replayed=False)
+
+    def _is_released(self, number: int) -> bool:
+        row = self._tx.review_row(number)
+        return row is not None and bool(row.state == RELEASED)
 
     def decided(self, number: int) -> ProtocolError | None:
         """Why an entry cannot be released any more."""
@@ -169,6 +183,22 @@ def refuse(tx: Tx, number: int, client: Client, why: str, at: int) -> bool:
     return True
 
 
+def erase_refused(tx: Tx, before: int, at: int, most: int) -> int:
+    """Erase the content of filings that were refused before a time, at most so many; how many it was."""
+    rows = tx.refused_filings(before, most)
+    tx.set(tables.review, "id", [{"id": row.id, "filing": b""} for row in rows])
+    for row in rows:
+        tx.event("review.erased", {"review": row.id, "tlp": row.tlp, "by": row.client, "state": REFUSED}, at)
+    tx.erased |= bool(rows)
+    return len(rows)
+
+
+def refused(store: Store) -> int:
+    """How many filings were refused and still have their content here."""
+    with store.read() as reads:
+        return reads.refused_with_content()
+
+
 def _decide(tx: Tx, number: int, state: str, by: str, at: int, became: dict[str, Any], **facts: Any) -> None:
     row = tx.review_row(number)
     tx.set(tables.review, "id", [{"id": number, "state": state, "decided_at": at, "decided_by": by, **became}])
@@ -194,7 +224,7 @@ def entry_line(row: Any) -> dict[str, Any]:
         "tlp": row.tlp,
         "held_at": _iso(row.held_at),
         **{name: value for name, value in decided.items() if value is not None},
-        **({"report": msgspec.Raw(row.filing)} if hasattr(row, "filing") else {}),
+        **({"report": msgspec.Raw(row.filing)} if getattr(row, "filing", b"") else {}),
     }
 
 

@@ -38,6 +38,7 @@ from sqlalchemy import (
     update,
 )
 
+from node.doorrows import DoorWrites
 from node.doorrows import any_of as _in
 from node.due import Due, Over
 from node.pushed import Pushed
@@ -274,7 +275,7 @@ class Reads(Due, TaxiiReads, Pushed):
         return [Event(*row) for row in self._db.execute(query.order_by(events.c.seq).limit(limit))]
 
 
-class Tx(Reads, Over, TaxiiWrites):
+class Tx(Reads, Over, TaxiiWrites, DoorWrites):
     """Writes within one transaction."""
 
     def __init__(self, connection: Connection, last: dict[str, int]) -> None:

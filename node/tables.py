@@ -13,6 +13,7 @@ idempotency        answers by idempotency key
 posts              what a POST of several reports came to: digests and reasons
 tokens             who may ask over HTTP, by the hash of the token, and what they may do
 review             filings that wait until a person releases them, and what became of those before
+sources            what a client posted last of a report that it has from another tool, and the tool's newest time
 leaves             what must be in the broker's log: own receipts, others' deliveries; with the proof once it is there
 checkpoints        of the broker's log, as this node verified them: each continues the one before it
 governance         records of the region's trustees, from the founding one on, as the broker listed them
@@ -219,8 +220,18 @@ review = Table(
     Column("report_id", String(36)),
     Column("revision", Integer),
     Column("updates", Boolean, nullable=False),
+    Column("stated_at", BigInteger),
     Index("review_once", "client", "item_hash", unique=True),
     Index("review_by_state", "state", "id"),
+)
+sources = Table(
+    "sources",
+    metadata,
+    Column("report_id", String(36), nullable=False),
+    Column("client", String(64), nullable=False),
+    Column("content_hash", String(43), nullable=False),
+    Column("stated_at", BigInteger),
+    PrimaryKeyConstraint("report_id", "client"),
 )
 leaves = Table(
     "leaves",

@@ -20,6 +20,7 @@ import msgspec
 from node.formats.foreign import Shown
 from protocol.errors import ProtocolError
 from protocol.reasons import Reason
+from protocol.report import part_of
 from protocol.taxonomy import RSIT, Sector, Tlp
 
 STEP: Final = 1_000
@@ -154,6 +155,21 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """How much of a revision is known here.
+
+    Attributes:
+        shows: units of which there is something exact; of which something coarse, with `:coarse`.
+        withheld: units that the own import policy withholds.
+        presentation: as it was disclosed to this node; empty if nothing can have been withheld: it is our own.
+    """
+
+    shows: frozenset[str] = frozenset()
+    withheld: frozenset[str] = frozenset()
+    presentation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Brought:
     """What one report brings: its own objects, and those that it has in common with others, such as who reported."""
 
@@ -163,6 +179,9 @@ class Brought:
     topics: Sequence[str]
     own: Sequence[Placed]
     common: Sequence[Placed] = field(default_factory=tuple)
+    report_id: str = ""
+    revision: int = 0
+    seen: Seen = field(default_factory=Seen)
 
 
 _units: Final = msgspec.json.Decoder(list[dict[str, Any]])
@@ -186,7 +205,28 @@ def brought(row: Any, objects_of: ObjectsOf) -> Brought | None:
     for item in found:
         shared = item["type"] in _COMMON or (item["type"] == "identity" and item["id"] in reporters)
         (common if shared else own).append(_placed(item))
-    return Brought(row.seq, row.digest, TLPS.index(tlp), topics_of(header), own, common)
+    return Brought(
+        source=row.seq,
+        digest=row.digest,
+        tlp=TLPS.index(tlp),
+        topics=topics_of(header),
+        own=own,
+        common=common,
+        report_id=row.report_id,
+        revision=row.revision,
+        seen=Seen(shows_of(body), frozenset(withheld), row.presentation),
+    )
+
+
+def shows_of(body: Mapping[str, Any]) -> frozenset[str]:
+    """Units of which a body has something, exact or coarse."""
+    found: set[str] = set()
+    for name, value in body.items():
+        parts = [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+        found |= {part_of(name, item) + (":coarse" if item.get("level") == "coarse" else "") for item in parts}
+        if not parts:
+            found.add(name.replace("_coarse", ":coarse"))
+    return frozenset(found)
 
 
 def _placed(item: Mapping[str, Any]) -> Placed:
@@ -194,16 +234,6 @@ def _placed(item: Mapping[str, Any]) -> Placed:
     said = item.get("modified") or item.get("created")
     version = micros_of(said, "$.modified") if said else 0
     return Placed(item["id"], item["type"], version, item.get("spec_version", "2.1"), msgspec.json.encode(item))
-
-
-_KEPT: Final = ("type", "spec_version", "id", "created_by_ref", "created", "object_marking_refs")
-
-
-def revoked(data: bytes, version: int) -> bytes:
-    """What takes the place of an incident whose report has ended: that it is revoked, and nothing of what it said."""
-    item: dict[str, Any] = msgspec.json.decode(data)
-    kept = {name: item[name] for name in _KEPT if name in item}
-    return msgspec.json.encode({**kept, "name": "Withdrawn", "modified": version_of(version), "revoked": True})
 
 
 # --- what a client asks for -------------------------------------------------------------------------------------

@@ -8,14 +8,15 @@ negative ones stand for what belongs to no report.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, and_, delete, exists, insert, or_, select
 
 from node.doorrows import any_of
+from node.retracting import revoked
 from node.tables import inbox, meta, own_reports, taxii_listed, taxii_objects, taxii_status
-from node.taxii import STEP, Brought, Listed, Placed, revoked
+from node.taxii import STEP, Brought, Listed, Placed
 
 CLOCK: Final = "taxii_added"
 POSITION: Final = "taxii_inbox"
@@ -32,6 +33,12 @@ class TaxiiReads:
         after = self._number(POSITION)
         query = select(inbox).where(inbox.c.seq > after).order_by(inbox.c.seq).limit(limit)
         return list(self._db.execute(query))
+
+    def taxii_others(self, reports: Collection[str], but: Collection[int], upto: int) -> list[Row[Any]]:
+        """What else of these reports is in the collections already."""
+        query = select(inbox).where(inbox.c.presentation != "", ~inbox.c.withdrawn, inbox.c.seq <= upto)
+        rows = [row for c in any_of(inbox.c.report_id, reports) for row in self._db.execute(query.where(c))]
+        return [row for row in rows if row.seq not in but]
 
     def _number(self, name: str) -> int:
         found = self._db.execute(select(meta.c.value).where(meta.c.name == name)).scalar()
@@ -113,10 +120,13 @@ class TaxiiWrites(TaxiiReads):
 
     erased: bool
 
-    def taxii_add(self, reports: Sequence[Brought], upto: int, at: int) -> int:
+    def taxii_add(self, reports: Sequence[Brought], upto: int, at: int, over: Sequence[Placed] = ()) -> int:
         """Put reports into their collections, and remember that the inbox was read up to there; how many objects.
 
         What was withdrawn or has expired since it was read is left out.
+
+        Args:
+            over: what is taken back of earlier revisions; it stands where they stand.
         """
         by_digest = {report.digest: report for report in reports}
         query = select(inbox.c.digest).where(inbox.c.presentation != "")
@@ -148,7 +158,42 @@ class TaxiiWrites(TaxiiReads):
         self._insert(taxii_listed, places)
         self._remember(CLOCK, clock)
         self._remember(POSITION, upto)
-        return len(objects)
+        return len(objects) + self._take_back(over, at)
+
+    def _take_back(self, over: Sequence[Placed], at: int) -> int:
+        """Revoke objects that are in the collections; how many."""
+        names = {placed.object_id for placed in over}
+        here: dict[str, set[int]] = {}
+        ended: set[str] = set()
+        query = select(taxii_objects.c.object_id, taxii_objects.c.source, taxii_objects.c.ended)
+        for condition in any_of(taxii_objects.c.object_id, names):
+            for row in self._db.execute(query.where(condition)):
+                if row.ended:
+                    ended.add(row.object_id)
+                else:
+                    here.setdefault(row.object_id, set()).add(row.source)
+        ends = [placed for placed in over if placed.object_id in here and placed.object_id not in ended]
+        sources = {source for placed in ends for source in here[placed.object_id]}
+        self._end(ends, here, self._places(sources), at)
+        return len(ends)
+
+    def _places(self, sources: Collection[int]) -> list[Row[Any]]:
+        query = select(taxii_listed)
+        return [row for c in any_of(taxii_listed.c.source, sources) for row in self._db.execute(query.where(c))]
+
+    def _end(
+        self, ends: Sequence[Placed], seen: Mapping[str, Collection[int]], places: Sequence[Row[Any]], at: int
+    ) -> None:
+        """Put the ends of objects where the objects stood, each by itself: not all of a report stood everywhere."""
+        clock = self._clock(at)
+        for end in ends:
+            clock += STEP
+            self._insert(taxii_objects, [_object_row(end, -clock, clock)])
+            stood = _lowest(places, seen[end.object_id])
+            place = {"source": -clock, "last": clock}
+            self._insert(taxii_listed, [{**place, "topic": topic, "tlp": tlp} for topic, tlp in stood.items()])
+        if ends:
+            self._remember(CLOCK, clock)
 
     def taxii_begin(self, shape: int) -> None:
         """Empty the collections, to be made again by this program. That something has ended stays known."""
@@ -160,9 +205,9 @@ class TaxiiWrites(TaxiiReads):
         self.erased = True
 
     def take_down(self, digests: Collection[str], at: int) -> None:
-        """Erase the objects of reports that have ended; who read an incident there finds instead that it is revoked.
+        """Erase the objects of reports that have ended; who read one there finds instead that it is revoked.
 
-        An incident of which another report, or a later revision, is still here is not.
+        An object that another revision, which is still here, has too is not.
         """
         if not self._number(POSITION):
             return
@@ -170,31 +215,26 @@ class TaxiiWrites(TaxiiReads):
         for condition in any_of(inbox.c.digest, digests):
             rows += self._db.execute(select(inbox.c.seq).where(condition)).scalars()
         found: list[Row[Any]] = []
-        places: list[Row[Any]] = []
         for condition in any_of(taxii_objects.c.source, rows):
-            query = select(taxii_objects).where(condition, taxii_objects.c.type == "incident")
-            found += self._db.execute(query.order_by(taxii_objects.c.version))
-        for condition in any_of(taxii_listed.c.source, rows):
-            places += self._db.execute(select(taxii_listed).where(condition))
+            found += self._db.execute(select(taxii_objects).where(condition).order_by(taxii_objects.c.version))
+        places = self._places(rows)
         for table in (taxii_objects, taxii_listed):
             for condition in any_of(table.c.source, rows):
                 self.erased |= bool(self._db.execute(delete(table).where(condition)).rowcount)
         newest = {row.object_id: row for row in found}
-        query = select(taxii_objects.c.object_id)
+        query = select(taxii_objects.c.object_id).where(~taxii_objects.c.ended)
         alive = {row[0] for c in any_of(taxii_objects.c.object_id, newest) for row in self._db.execute(query.where(c))}
-        clock = self._clock(at)
-        for object_id, row in newest.items():
-            if object_id in alive:
-                continue
-            clock += STEP
-            version = max(row.version + STEP, at - at % STEP)
-            end = Placed(object_id, row.type, version, row.spec_version, revoked(row.object, version), ended=True)
-            self._insert(taxii_objects, [_object_row(end, row.source, clock)])
-            seen = _lowest(places, {other.source for other in found if other.object_id == object_id})
-            place = {"source": row.source, "last": clock}
-            self._insert(taxii_listed, [{**place, "topic": topic, "tlp": tlp} for topic, tlp in seen.items()])
-        if newest:
-            self._remember(CLOCK, clock)
+        gone = [row for object_id, row in newest.items() if object_id not in alive]
+        before = self._forget_ends({row.object_id for row in gone})
+        seen: dict[str, set[int]] = {}
+        for row in found:
+            seen.setdefault(row.object_id, set()).add(row.source)
+        ends = []
+        for row in gone:
+            version = max(row.version + STEP, before.get(row.object_id, 0) + STEP, at - at % STEP)
+            over = revoked(row.object, version)
+            ends.append(Placed(row.object_id, row.type, version, row.spec_version, over, ended=True))
+        self._end(ends, seen, places, at)
 
     def forget_status(self, before: int) -> None:
         """Drop what was posted before that time."""
@@ -215,13 +255,15 @@ class TaxiiWrites(TaxiiReads):
                 known[name] = min(row[3], known.get(name, row[3]))
         return known
 
-    def _forget_ends(self, ids: Collection[str]) -> None:
-        """What is here again has not ended."""
-        query = select(taxii_objects.c.source).where(taxii_objects.c.ended)
-        over = [row[0] for c in any_of(taxii_objects.c.object_id, ids) for row in self._db.execute(query.where(c))]
+    def _forget_ends(self, ids: Collection[str]) -> dict[str, int]:
+        """What is here again has not ended. As which version each of these had."""
+        query = select(taxii_objects.c.source, taxii_objects.c.object_id, taxii_objects.c.version)
+        query = query.where(taxii_objects.c.ended)
+        over = [row for c in any_of(taxii_objects.c.object_id, ids) for row in self._db.execute(query.where(c))]
         for table in (taxii_objects, taxii_listed):
-            for condition in any_of(table.c.source, over):
+            for condition in any_of(table.c.source, [row.source for row in over]):
                 self._db.execute(delete(table).where(condition))
+        return {row.object_id: row.version for row in over}
 
     def _insert(self, table: Table, rows: Iterable[dict[str, Any]]) -> None:
         if listed := list(rows):

@@ -74,6 +74,7 @@ _STATUS: Final = {
     409: (
         Reason.REVISION_CONFLICT,
         Reason.REVISION_GAP,
+        Reason.OUTDATED,
         Reason.REPORT_ID_TAKEN,
         Reason.INCIDENT_ID_TAKEN,
         Reason.TOKEN_EXISTS,

@@ -37,6 +37,7 @@ class Reason(Enum):
     # identity of reports
     REVISION_CONFLICT = "revision-conflict"
     REVISION_GAP = "revision-gap"
+    OUTDATED = "outdated"
     REPORT_ID_TAKEN = "report-id-taken"
     INCIDENT_ID_TAKEN = "incident-id-taken"
     IDEMPOTENCY_KEY_REUSED = "idempotency-key-reused"

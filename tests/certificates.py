@@ -27,8 +27,10 @@ class Authority:
         self.file = directory / f"{name}.pem"
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        now = datetime.now(UTC)
+    def _builder(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, *, ended: bool = False
+    ) -> x509.CertificateBuilder:
+        now = datetime.now(UTC) - timedelta(days=2 if ended else 0)
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -39,13 +41,16 @@ class Authority:
             .not_valid_after(now + timedelta(days=1))
         )
 
-    def issue(self, name: str, organisation: str = "", *, server: bool = False) -> tuple[Path, Path, str]:
-        """Certificate and key as files, and the certificate's SHA-256 in hex."""
+    def issue(
+        self, name: str, organisation: str = "", *, server: bool = False, ended: bool = False
+    ) -> tuple[Path, Path, str]:
+        """Certificate and key as files, and the certificate's SHA-256 in hex; `ended` yesterday."""
         key = ec.generate_private_key(ec.SECP256R1())
         parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organisation)] if organisation else []
         subject = x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, name)])
         usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
-        made = self._builder(subject, key).add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        made = self._builder(subject, key, ended=ended)
+        made = made.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         if server:
             names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))])
             made = made.add_extension(names, critical=False)

@@ -9,15 +9,17 @@
 #   setup.sh join DIR EXCHANGE MEMBER             wait for the invitation and take it
 #
 # From the environment: HTTP_PORT (8440 for a node, 8480 for the broker), BUS_PORT (4222), and for a node BUS_CA, the
-# authorities of a bus with TLS. Nothing secret goes through EXCHANGE, but who can write there can put a key of his own
+# authorities of a bus with TLS. HTTP_TLS is a directory with tls.crt and tls.key for HTTPS, HTTP_CLIENT_CA the file of
+# whose clients' certificates count; they are set at every run, and taken out again if they are empty. Nothing secret goes through EXCHANGE, but who can write there can put a key of his own
 # in: compare the key ids that both sides print.
 set -eu
 umask 077
 
 # set_in FILE TABLE KEY VALUE: a setting in a TOML file that holds the table once; the file is replaced as a whole.
+# Without a VALUE the setting is taken out.
 set_in() {
     awk -v table="[$2]" -v key="$3" -v value="$4" '
-        $1 == table { print; print key " = \"" value "\""; inside = 1; next }
+        $1 == table { print; if (value != "") print key " = \"" value "\""; inside = 1; next }
         /^\[/ { inside = 0 }
         inside && $1 == key { next }
         { print }' "$1" >"$1.new"
@@ -33,6 +35,15 @@ keep_token() {
     test -s "$file"
     printf '%s\n' "$said" | grep -v '[Tt]oken'
     echo "The token is in $file."
+}
+
+# serve_tls FILE: HTTPS as the environment says; where it says nothing, the file stays as it is.
+serve_tls() {
+    [ -n "${HTTP_TLS+said}" ] || return 0
+    tls=${HTTP_TLS:-} clients=${HTTP_CLIENT_CA:-}
+    set_in "$1" http tls_cert "${tls:+$tls/tls.crt}"
+    set_in "$1" http tls_key "${tls:+$tls/tls.key}"
+    set_in "$1" http client_ca "${tls:+$clients}"
 }
 
 hand_over() {
@@ -55,6 +66,7 @@ make_node() {
         fi
         set_in "$dir/node.toml" http host 0.0.0.0
     fi
+    serve_tls "$dir/node.toml"
     hand_over "$dir/policy.toml" "$exchange/$member.policy.toml"
     hand_over "$dir/member.json" "$exchange/$member.member.json"
 }
@@ -69,6 +81,7 @@ make_region() {
         set_in "$dir/broker.toml" http host 0.0.0.0
         set_in "$dir/broker.toml" nats public_url "$url"
     fi
+    serve_tls "$dir/broker.toml"
     for member in "$@"; do
         if ! kentongan broker governance "$dir" | grep -q "^Admit $member "; then
             kentongan broker admit "$dir" "$exchange/$member.member.json" \

@@ -16,7 +16,7 @@ from node.feed import Feed
 from node.formats.foreign import Shown
 from node.formats.registry import format_out
 from node.loops import State, Writer
-from node.showing import inbox_shown
+from node.showing import earlier_of, inbox_shown
 from node.store import Reads
 from node.views import inbox_line, inbox_report, iso, may_see, page
 from protocol.access import Client, readable
@@ -55,7 +55,9 @@ class Inbox:
                 rows = reads.inbox_page(after, limit, readable(client))
                 following = rows[-1].seq if rows else after
                 headers["Link"] = f'</v1/inbox?format={format_.name}&after={following}&limit={limit}>; rel="next"'
-                return [shown for row in rows if (shown := inbox_shown(row))]
+                later = {row.report_id for row in rows if row.revision > 1}
+                others = [row for row in reads.inbox_by("report_id", later) if may_see(client, row, own=False)]
+                return [shown for row in rows if (shown := inbox_shown(row, earlier_of(row, others)))]
 
             return await shown_as(self._core, format_, find, headers)
 
@@ -75,7 +77,7 @@ class Inbox:
                 every = reads.inbox_by("report_id", [report_id])
                 allowed = [row for row in every if may_see(request[CLIENT], row, own=False)]
                 rows = sorted(allowed, key=lambda row: row.revision)
-                if not (found := [shown for row in rows[-1:] if (shown := inbox_shown(row))]) and rows:
+                if not (found := [shown for row in rows[-1:] if (shown := inbox_shown(row, rows[:-1]))]) and rows:
                     raise ProtocolError(Reason.EXPIRED, "$", "its content is erased here")
                 return found
 

@@ -33,7 +33,8 @@ class ReviewLine(Shown, frozen=True, kw_only=True):
 
 
 class ReviewEntry(ReviewLine, frozen=True, kw_only=True):
-    report: Filing
+    report: Filing | UnsetType = UNSET
+    """Of a refused one only for a while: see `[review]` in `node.toml`."""
 
 
 class ReviewPage(Shown, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ REPORT: Final = (
 REVISING: Final = (
     Reason.REVISION_CONFLICT,
     Reason.REVISION_GAP,
+    Reason.OUTDATED,
     Reason.REPORT_ID_TAKEN,
     Reason.INCIDENT_ID_TAKEN,
     Reason.UNKNOWN_REPORT,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -98,7 +99,7 @@ class Review:
         if isinstance(item, ProtocolError):
             raise item
         if row.updates:
-            item = updating(item)
+            item = replace(updating(item), stated_at=row.stated_at)
         self._core.check_backlog()
         filer = self._access.filer(row.client)
         reply = await self._committer.submit(Posting((item,), False, filer, release=Release(row.id, client.name)))

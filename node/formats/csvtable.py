@@ -128,7 +128,8 @@ def _row(names: Sequence[str], cells: Sequence[str], at: str, defaults: Defaults
         del body["indicators"]
     if any(isinstance(value, list) and len(value) > limits.LIST_ELEMENTS for value in body.values()):
         return ProtocolError(Reason.TOO_MANY, at, f"a list has at most {limits.LIST_ELEMENTS} elements")
-    return Foreign(at, source_id, filing, {f"{at}.{name}": cell for name, cell in (left | odd).items()}, raw)
+    unmapped = {f"{at}.{name}": cell for name, cell in (left | odd).items()}
+    return Foreign(at, source_id, filing, unmapped, raw, given.get("modified"))
 
 
 def _marking(left: dict[str, str], defaults: Defaults) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Foreign:
         filing: a `protocol.report.Filing` as JSON values, not validated yet; never has ids or a revision.
         unmapped: path in the document -> value, of all that has no place in the filing, or less precision there.
         raw: the incident as it was sent, where that is one piece of the document; else what stands at its path.
+        stated: when this version of the incident was made, as the source says it; anything, unread.
     """
 
     at: str
@@ -31,6 +32,7 @@ class Foreign:
     filing: dict[str, Any]
     unmapped: dict[str, Any] = field(default_factory=dict)
     raw: bytes = b""
+    stated: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Shown:
         undisclosed: how many disclosures more the origin signed.
         at: when it was filed here, or received.
         own: whether it is this member's.
+        dropped: indicators of earlier revisions that this one has taken back.
     """
 
     header: Mapping[str, Any]
@@ -62,6 +65,7 @@ class Shown:
     undisclosed: int
     at: datetime
     own: bool
+    dropped: Sequence[Mapping[str, Any]] = ()
 
 
 Read = Callable[[bytes, Defaults], Sequence[Foreign | ProtocolError]]

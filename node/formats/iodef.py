@@ -80,7 +80,8 @@ def incident(spot: Spot, defaults: Defaults) -> Foreign:
             spot.get(name).take()
     restore(block, draft)
     source_id = _source_id(spot.get("IncidentID"))
-    return Foreign(spot.at, source_id, draft.filing(), {**spot.left(), **block.left()})
+    stated = spot.get("GenerationTime").value
+    return Foreign(spot.at, source_id, draft.filing(), {**spot.left(), **block.left()}, stated=stated)
 
 
 def _source_id(spot: Spot) -> str:

@@ -116,7 +116,8 @@ class _Reading:
         draft.header["marking"] = marked(tlp, pap, closer, self._defaults.marking, f"{event.at}.Tag")
         if event.peek("published", bool) is False:
             event.drop("published")
-        return Foreign(event.at, source, draft.filing(event.at), event.left())
+        stated = event.value.get("timestamp")
+        return Foreign(event.at, source, draft.filing(event.at), event.left(), stated=stated)
 
     # --- this project's own object --------------------------------------------------------------------------------
 

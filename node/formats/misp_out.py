@@ -207,6 +207,9 @@ class _Event:
                 given["Tag"] = [{"name": name} for name in tags]
             given["to_ids"] = "level" not in item
             self._add(type_, category, spelled(kind, item["value"]), item, **given)
+        for item in self._shown.dropped:
+            type_, category = words.ATTRIBUTES[item["type"]]
+            self._add(type_, category, spelled(item["type"], item["value"]), item, deleted=True)
 
     def _object(self) -> dict[str, Any]:
         header, shown = self._header, self._shown

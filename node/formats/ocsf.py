@@ -145,7 +145,8 @@ def finding(spot: Spot, defaults: Defaults) -> Foreign:
         relate(draft, [ticket.get("uid")], "other")
     _makers(draft, spot, own=own)
     restore(block, draft)
-    return Foreign(spot.at, _source_id(spot, infos, own=own), draft.filing(), spot.left())
+    stated = spot.get("metadata", "modified_time").value
+    return Foreign(spot.at, _source_id(spot, infos, own=own), draft.filing(), spot.left(), stated=stated)
 
 
 def _key(spot: Spot) -> str:

@@ -110,7 +110,8 @@ class _Reading:
         draft.say("rsit", [{"class": "other", "type": "undetermined"}])
         draft.header["marking"] = self._marked(marking)
         left = root.left() | related.left() | older | dict(stray)
-        return Foreign(root.at, root.value["id"], draft.filing(root.at), left)
+        stated = root.value.get("modified")
+        return Foreign(root.at, root.value["id"], draft.filing(root.at), left, stated=stated)
 
     # --- marking ------------------------------------------------------------------------------------------------
 

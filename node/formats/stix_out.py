@@ -315,7 +315,9 @@ class _Writing:
             self._add("vulnerability", item, "related-to", name=name, external_references=cve, extensions=more)
 
     def _indicators(self) -> None:
-        for item in self._body.get("indicators", ()):
+        listed: list[tuple[Mapping[str, Any], dict[str, Any]]] = [(one, {}) for one in self._body.get("indicators", ())]
+        listed += [(one, {"revoked": True, "valid_until": self._until(one)}) for one in self._shown.dropped]
+        for item, over in listed:
             kind, value = item["type"], item["value"]
             pattern = pattern_of(kind, value)
             more = {field: item[field] for field in ("first_seen", "last_seen", "level") if field in item}
@@ -324,15 +326,21 @@ class _Writing:
             self._add(
                 "indicator",
                 item,
-                "related-to",
+                "" if over else "related-to",
                 name=value,
                 description=item.get("context"),
+                **over,
                 pattern=pattern,
                 pattern_type="stix",
                 pattern_version="2.1",
                 valid_from=timestamp(item["first_seen"]) if "first_seen" in item else self._times["modified"],
                 extensions=_ours(**more),
             )
+
+    def _until(self, item: Mapping[str, Any]) -> str | None:
+        """For tools that look at how long an indicator holds; not before it begins to."""
+        begun = timestamp(item["first_seen"]) if "first_seen" in item else self._times["modified"]
+        return self._times["modified"] if begun < self._times["modified"] else None
 
     def _who_and_where(self) -> None:
         body = self._body

@@ -22,12 +22,12 @@ NODE: dict[str, Any] = {
     "broker": {"enabled": False},
     "node": {
         "enabled": True, "member": "id-cert", "name": "BSSN, Indonesia", "invitation": "id", "busCa": "region-ca",
-        "busTo": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "httpFrom": [PEER],
+        "busTo": [{"ipBlock": {"cidr": "192.0.2.7/32"}}], "httpFrom": [PEER], "httpTls": "door", "httpClientCa": "soc",
     },
 }  # fmt: skip
 BOTH: dict[str, Any] = {
     "node": {"enabled": True, "member": "jp-cert", "invitation": "jp"},
-    "broker": {"httpFrom": [PEER]},
+    "broker": {"httpFrom": [PEER], "httpTls": "door"},
     "serviceMonitor": {"enabled": True, "labels": {"team": "cert"}},
     "image": {"digest": "sha256:" + "0" * 64},
 }
@@ -154,7 +154,34 @@ def test_probes_ask_doors_that_exist(values: dict[str, Any]) -> None:
         assert all(doors.count(f'web.get("{probe["path"]}"') == 2 for probe in probes.values())
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         assert {probe["port"] for probe in probes.values()} == {"http"}
+        secure = values.get(container["name"], {}).get("httpTls", "")
+        assert {probe["scheme"] for probe in probes.values()} == {"HTTPS" if secure else "HTTP"}
         assert ports["http"] == {"broker": 8480, "node": 8440}[container["name"]]
+
+
+@each
+def test_https_is_set_up_where_it_is_asked_for(values: dict[str, Any]) -> None:
+    """What setup.sh writes into the settings is mounted where the process reads it; monitoring asks the same way."""
+    manifests = render(values)
+    for one in of("StatefulSet", manifests):
+        pod = one["spec"]["template"]["spec"]
+        role = pod["containers"][0]["name"]
+        part = values.get(role, {})
+        told = {item["name"]: item["value"] for item in pod["initContainers"][0]["env"]}
+        mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert bool(told["HTTP_TLS"]) == bool(part.get("httpTls"))
+        assert bool(told["HTTP_CLIENT_CA"]) == bool(part.get("httpClientCa"))
+        if told["HTTP_TLS"]:
+            assert volumes[mounts[told["HTTP_TLS"]]]["secret"]["secretName"] == part["httpTls"]
+        if told["HTTP_CLIENT_CA"]:
+            place = str(Path(told["HTTP_CLIENT_CA"]).parent)
+            assert volumes[mounts[place]]["configMap"]["name"] == part["httpClientCa"]
+    monitors = {one["metadata"]["name"]: one["spec"]["endpoints"] for one in of("ServiceMonitor", manifests)}
+    assert set(monitors) == ({"asean-broker", "asean-node"} if values is BOTH else set())
+    for name, (endpoint,) in monitors.items():
+        assert endpoint["path"] == "/metrics"
+        assert endpoint.get("scheme", "http") == ("https" if name == "asean-broker" else "http")
 
 
 @each
@@ -208,6 +235,7 @@ def test_values_are_those_of_the_schema(values: dict[str, Any]) -> None:
         {"broker": {"replicas": 2}},
         {"image": {"digest": "sha256:short"}},
         {"disruptionBudget": {"maxUnavailable": 5}},
+        {"broker": {"httpTls": "Door }"}},
         {"adminPassword": "x"},
     ],
 )

@@ -20,6 +20,8 @@ from tests.node.conftest import running
 from tests.node.test_alarms import TOML
 from tests.node.world import TOKEN, Clock, MemoryBus, make_config
 
+HOOK = '[[webhook]]\nname = "soc"\nurl = "https://soc.example/x"\n'
+
 
 def offline() -> MemoryBus:
     """The node does not wait to be ready, for which it would be asked without its certificate."""
@@ -82,6 +84,10 @@ async def test_certificates_stand_for_tokens(tmp_path: Path, clock: Clock, capsy
         (tmp_path / "node.toml").write_text(TOML + tls)
         create = ["node", "token", "create", str(tmp_path), "x", "--scope", "read", "--token", TOKEN]
         assert await asyncio.to_thread(main, create) == 0
+        (tmp_path / "node.toml").write_text(TOML + tls + HOOK)
+        test = ["node", "webhooks", str(tmp_path), "--test", "soc", "--token", TOKEN]
+        assert await asyncio.to_thread(main, test) == 2
+        assert "refuses: 404" in capsys.readouterr().err, "it was asked, and this node has no such webhook"
         (tmp_path / "node.toml").write_text(TOML + tls.replace(str(cert), str(tool)).replace(str(key), str(tool_key)))
         assert await asyncio.to_thread(main, [*create[:4], "y", *create[5:]]) == 2
     assert "does not answer" in capsys.readouterr().err

@@ -51,9 +51,16 @@ def test_a_sound_store_has_no_finding(shown: NodeCore) -> None:
 
 def _add_back(db: Connection) -> None:
     """Something of a report that has ended."""
-    source = db.execute(select(taxii_objects.c.source).where(taxii_objects.c.ended)).scalars().first()
+    source = db.execute(select(inbox.c.seq).where(inbox.c.presentation == "")).scalars().first()
     row = dict(db.execute(select(taxii_objects).where(taxii_objects.c.source > 0)).first()._mapping)  # type: ignore[union-attr]
     db.execute(insert(taxii_objects), [{**row, "source": source, "added_at": 7, "ended": False}])
+
+
+def _say_again(db: Connection) -> None:
+    """What an indicator of a report that has ended said."""
+    ended = update(taxii_objects).where(taxii_objects.c.ended, taxii_objects.c.type == "indicator")
+    said = b'{"type":"indicator","id":"indicator--1","created":"2026-05-04T08:00:00.000Z","pattern":"[x:y = 1]"}'
+    db.execute(ended.values(object=said))
 
 
 DAMAGES: list[tuple[Callable[[Connection], Any], str]] = [
@@ -63,6 +70,7 @@ DAMAGES: list[tuple[Callable[[Connection], Any], str]] = [
     (lambda db: db.execute(delete(taxii_listed).where(taxii_listed.c.source == 1)), "differs"),
     (lambda db: db.execute(delete(inbox).where(inbox.c.seq == 1)), "orphan"),
     (_add_back, "wrong-state"),
+    (_say_again, "wrong-state"),
 ]
 
 

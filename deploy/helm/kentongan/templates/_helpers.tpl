@@ -50,17 +50,45 @@ securityContext:
   seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
+{{- /* What tells setup.sh of HTTPS: also that there is none any more. */ -}}
+{{- define "kentongan.httpEnv" -}}
+- {name: HTTP_TLS, value: {{ ternary "/var/lib/kentongan/tls" "" (not (empty .httpTls)) | quote }}}
+- {name: HTTP_CLIENT_CA, value: {{ ternary "/var/lib/kentongan/clients/ca.pem" "" (not (empty .httpClientCa)) | quote }}}
+{{- end }}
+
+{{- define "kentongan.httpMounts" -}}
+{{- if .httpTls }}
+- {name: tls, mountPath: /var/lib/kentongan/tls, readOnly: true}
+{{- end }}
+{{- if .httpClientCa }}
+- {name: clients, mountPath: /var/lib/kentongan/clients, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "kentongan.httpVolumes" -}}
+{{- if .httpTls }}
+- name: tls
+  secret: {secretName: {{ .httpTls }}, defaultMode: 0440}
+{{- end }}
+{{- if .httpClientCa }}
+- name: clients
+  configMap: {name: {{ .httpClientCa }}}
+{{- end }}
+{{- end }}
+
+{{- /* The kubelet asks without a certificate of its own and takes any: it asks whether the process serves. */ -}}
 {{- define "kentongan.probes" -}}
+{{- $scheme := ternary "HTTPS" "HTTP" (not (empty .httpTls)) -}}
 startupProbe:
-  httpGet: {path: /healthz, port: http}
+  httpGet: {path: /healthz, port: http, scheme: {{ $scheme }}}
   periodSeconds: 5
   failureThreshold: 24
 livenessProbe:
-  httpGet: {path: /healthz, port: http}
+  httpGet: {path: /healthz, port: http, scheme: {{ $scheme }}}
   periodSeconds: 10
   timeoutSeconds: 5
 readinessProbe:
-  httpGet: {path: /readyz, port: http}
+  httpGet: {path: /readyz, port: http, scheme: {{ $scheme }}}
   periodSeconds: 5
   timeoutSeconds: 5
 {{- end }}
