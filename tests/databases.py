@@ -13,8 +13,10 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
+import broker.migrations
 import broker.store
 import broker.tables
+import node.migrations
 import node.store
 import node.tables
 from tests.postgresql import Server
@@ -75,7 +77,7 @@ _OTHERS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE datname = current_database() AND pid <> pg_backend_pid()"
 )
-_SCHEMA = {"ledger.db": str(broker.store.SCHEMA_VERSION), "node.db": str(node.store.SCHEMA)}
+_SCHEMA = {"ledger.db": str(broker.migrations.SCHEMA.number), "node.db": str(node.migrations.SCHEMA.number)}
 
 
 def node_url(directory: Path) -> str | None:
