@@ -12,7 +12,7 @@ For each table, what it is and what it means if it is lost, stands in `docs/arch
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Final
@@ -59,17 +59,21 @@ def milliseconds(at: datetime) -> int:
 
 def open_engine(url: str) -> Engine:
     """Connect by URL: `sqlite:///path` or `postgresql+psycopg://…`. ConfigError if it cannot be opened."""
-    try:
-        if database.is_postgresql(url):
-            engine = database.connect(url, use=SCHEMA.kind)
-            with database.making(engine):
+    with ExitStack() as undo:
+        try:
+            if database.is_postgresql(url):
+                engine = database.connect(url, use=SCHEMA.kind)
+                undo.callback(engine.dispose)
+                with database.making(engine):
+                    _make_tables(engine)
+            else:
+                engine = create_engine(url)
+                undo.callback(engine.dispose)
+                event.listen(engine, "connect", _sqlite_pragmas)
                 _make_tables(engine)
-            return engine
-        engine = create_engine(url)
-        event.listen(engine, "connect", _sqlite_pragmas)
-        _make_tables(engine)
-    except DBAPIError as exc:
-        raise ConfigError(f"the ledger cannot be opened: {database.said(exc)}") from exc
+        except DBAPIError as exc:
+            raise ConfigError(f"the ledger cannot be opened: {database.said(exc)}") from exc
+        undo.pop_all()
     return engine
 
 

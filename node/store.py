@@ -349,7 +349,14 @@ class Store:
         """Changes when the database was away: what was remembered of it may be old."""
         if readonly:
             return
-        if not database.is_postgresql(url):
+        try:
+            self._begin(shared=database.is_postgresql(url))
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, *, shared: bool) -> None:
+        if not shared:
             self._make_tables()
             return
         with database.mended(), database.making(self._engine):

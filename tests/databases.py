@@ -41,6 +41,11 @@ def use(server: Server | None) -> None:
     _made.clear()
 
 
+def put(file: Path, url: str) -> None:
+    """Let a database that a test has made stand for this file."""
+    _made[file] = url
+
+
 def url_of(file: Path) -> str:
     """The URL of the store that would be this file."""
     if _server is None:
