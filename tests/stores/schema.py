@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -94,6 +95,14 @@ def take_back(kind: str, connection: Connection) -> None:
     for statement in _BACK[kind]:
         connection.exec_driver_sql(statement)
     connection.execute(sa.text("UPDATE meta SET value = :was WHERE name = 'schema'"), {"was": str(OLDEST - 1)})
+
+
+def take_back_file(kind: str, file: Path) -> None:
+    """The same, in a file."""
+    engine = sa.create_engine(f"sqlite:///{file}")
+    with engine.begin() as connection:
+        take_back(kind, connection)
+    engine.dispose()
 
 
 _BACK = {
