@@ -241,6 +241,9 @@ def _sqlite(file: Path) -> Engine:
         settings = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "foreign_keys=OFF")
         for pragma in (*settings, f"busy_timeout={_BUSY}"):
             connection.execute(f"PRAGMA {pragma}")
+        # What is sorted for an index may be large, and is content: beside the store is room for it, in /tmp maybe not.
+        beside = str(file.resolve().parent).replace("'", "''")
+        connection.execute(f"PRAGMA temp_store_directory='{beside}'")
 
     event.listen(engine, "connect", set_up)
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))

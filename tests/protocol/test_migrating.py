@@ -186,6 +186,19 @@ def test_references_must_hold(old: Old) -> None:
 
 
 @on_sqlite
+def test_what_is_sorted_lies_beside_the_store(old: Old) -> None:
+    """In a container /tmp is small."""
+    place, found = old("node"), []
+
+    def ask(op: Operations) -> None:
+        STEPS["node"](op)
+        found.append(op.get_bind().exec_driver_sql("PRAGMA temp_store_directory").scalar())
+
+    upgrade(place, longer("node", step=ask))
+    assert found == [str(place.data)]
+
+
+@on_sqlite
 def test_without_room_for_a_copy_nothing_happens(old: Old) -> None:
     """And nothing of it stays."""
     place = old("broker")
