@@ -41,8 +41,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Federation
 def test_a_region_goes_on(world: Federation) -> None:
     """What waited is sent and delivered, new reports too; nothing comes twice, and every store holds together."""
     world.examine()
-    waiting = [len(world.nodes["id"].outbox), len(world.rows("deliveries"))]
-    assert waiting[0] > 0
+    assert len(world.nodes["id"].outbox) > 0
     with world.nodes["id"].store.read() as reads:
         before = {row.digest for row in reads.inbox_page(0, 100)}
         told = reads.numbers()["events"]
@@ -55,4 +54,4 @@ def test_a_region_goes_on(world: Federation) -> None:
     assert len(here) == 3, "what was on its way, what waited, and what is new"
     assert world.nodes["id"].store.last_event > told
     with world.nodes["id"].store.read() as reads:
-        assert not reads.open_alarms() or reads.open_alarms().keys() == {"endpoint-failing"}
+        assert sum(reads.open_alarms().values()) == 1, "the one that was open before"

@@ -78,6 +78,12 @@ def leave(world: Federation) -> None:
     world.examine()
 
 
+def _write(name: str, text: str) -> None:
+    """Never over what an earlier program has left."""
+    with (HERE / name).open("x", encoding="utf-8") as file:
+        file.write(text)
+
+
 def main() -> None:
     """Write the files."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -91,7 +97,7 @@ def main() -> None:
         for kind, file in (("broker", directory / FILES["broker"]), ("node", directory / "id" / FILES["node"])):
             schema = SCHEMAS[kind]
             with closing(sqlite3.connect(file)) as database:
-                (HERE / f"{kind}-{schema.number}.sql").write_text("\n".join(database.iterdump()) + "\n", "utf-8")
+                _write(f"{kind}-{schema.number}.sql", "\n".join(database.iterdump()) + "\n")
             dialect = postgresql.dialect()
             made: list[Any] = [CreateTable(table) for table in schema.metadata.sorted_tables]
             made += [
@@ -100,7 +106,7 @@ def main() -> None:
                 for one in sorted(table.indexes, key=lambda index: str(index.name))
             ]
             text = "".join(f"{str(one.compile(dialect=dialect)).strip()};\n" for one in made)
-            (HERE / f"{kind}-{schema.number}.postgresql.sql").write_text(text, "utf-8")
+            _write(f"{kind}-{schema.number}.postgresql.sql", text)
 
 
 if __name__ == "__main__":
