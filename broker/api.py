@@ -85,8 +85,9 @@ class Api:
 
     async def _ready(self, _: web.Request) -> web.StreamResponse:
         bus = self._broker.bus
-        up = bus is not None and bus.connected
-        return answer({"ready": up, "bus": up}, 200 if up else 503, None if up else {"Retry-After": RETRY_AFTER})
+        up = {"bus": bus is not None and bus.connected, "signing": not self._broker.key.away}
+        ready = all(up.values())
+        return answer({"ready": ready, **up}, 200 if ready else 503, None if ready else {"Retry-After": RETRY_AFTER})
 
     async def _metrics(self, _: web.Request) -> web.StreamResponse:
         return web.Response(body=self._broker.metrics.render(), content_type="text/plain")
@@ -101,6 +102,7 @@ class Api:
                 "serial": region.serial,
                 "members": len(region.members),
                 "bus": bus is not None and bus.connected,
+                "cannot_sign": self._broker.key.away or None,
                 "keys_ending": self._broker.keys.soon(),
                 **numbers,
             }

@@ -35,14 +35,16 @@ from broker.log import Log
 from broker.metrics import Metrics
 from broker.natsd import EmbeddedNats
 from broker.notices import missed
-from broker.renewal import CurrentKey, current_key
+from broker.ownkey import Held
+from broker.renewal import CurrentKey
 from broker.sending import HANDS, Sending
 from broker.sequencer import Sequencer
+from broker.token import KeyKeeper
 from broker.traces import trace_batch
 from protocol import subjects
 from protocol.bus import NatsBus
 from protocol.errors import ConfigError, ProtocolError, Transient
-from protocol.keys import KeyRecord, SigningKey
+from protocol.keys import KeyRecord
 from protocol.process import Bugs, alone
 from protocol.reasons import Reason
 from protocol.registry import Registry
@@ -78,7 +80,7 @@ class Broker:
     def __init__(
         self,
         config: Config,
-        own: SigningKey,
+        own: Held,
         records: list[KeyRecord],
         clock: Callable[[], datetime] = _utc,
         tracing: Tracing | None = None,
@@ -108,6 +110,7 @@ class Broker:
         self._tracing = tracing or open_tracing(config.tracing, "kentongan-broker", "broker")
         self._sending = Sending(self._bus, self.metrics, self._tracing)
         self.feed = Feed(self._store, lambda: self._state, clock)
+        self.key = KeyKeeper(config, signer, self.read, self._write, self.metrics.signing_up)
         self._sequencer = Sequencer(self.log, read=self.read, write=self._write, clock=clock, metrics=self.metrics)
         self.keys = KeyWatch(lambda: self._state, lambda: self._signer.kid, clock, partial(lives, config))
         self.bus: NatsBus | None = None
@@ -183,6 +186,7 @@ class Broker:
             stack.enter_context(alone(self.config.data))
             stack.callback(self._store.close)
             stack.callback(self._tracing.close)
+            stack.callback(self._signer.close)
             stack.callback(self._writer.shutdown)
             stack.callback(self._readers.shutdown)
             await self._write(self._governor.record, self._state)
@@ -202,6 +206,7 @@ class Broker:
                     loops.create_task(self.nats.supervise(), name="nats")
                 loops.create_task(self._ingest_loop(), name="ingest")
                 loops.create_task(self._sequencer.run(), name="log")
+                loops.create_task(self.key.run(), name="key")
                 for number in range(HANDS):
                     loops.create_task(self._sending.run(), name=f"send-{number}")
                 loops.create_task(self._redelivery_loop(), name="redelivery")
@@ -231,10 +236,11 @@ class Broker:
         most = PULL
         while True:
             try:
+                await self.key.ready()
                 messages = await bus.pull(most, 2.0)
                 most = how_many(messages)
                 for batch in in_batches(messages):
-                    await self._take(bus, batch)
+                    await self.key.signing(partial(self._take, bus, batch))
             except Transient as exc:
                 log.warning("broker.waiting", why=str(exc))
                 await asyncio.sleep(0.5)
@@ -423,7 +429,7 @@ class Broker:
                 if self.nats is not None:
                     await self.nats.set_members(ids, suspended, self._retired())
                 await self._write(self._governor.record, self._state)
-                await self._take_key()
+                self._records = await self.key.take_up(state.registry.region) or self._records
                 await self._sequencer.region_changed()
                 for member in gone:
                     await topology.purge_inbox(self._bus().nc, member)
@@ -434,14 +440,6 @@ class Broker:
             except Transient as exc:
                 self._stamp = ()
                 log.warning("broker.waiting", why=str(exc))
-
-    async def _take_key(self) -> None:
-        """Sign with the new key, if the region lists it by now: nodes are shown it from here on."""
-        fresh = await self.read(current_key, self.config, self._state.registry.region)
-        if fresh.kid != self._signer.kid:
-            await self._write(self._signer.use, fresh)
-            self._records = [one for one in self._state.registry.region.broker_keys if one.kid == fresh.kid]
-            log.info("broker.key_renewed", kid=fresh.kid)
 
     async def _keys_loop(self) -> None:
         while True:
@@ -454,15 +452,15 @@ class Broker:
         """Request and reply with members: the signed registry, and what a member's inbox may have lost."""
         member, method = subjects.parse_rpc(subject)
         if method == REGION_METHOD:
-            return self._governor.document()
+            return self._governor.document(member)
         if method == MISSED_METHOD:
             return await self.read(missed, self._store, member, data)
         if method == PUBLISH_METHOD:
             return await self._publish(member, data)
         if method == POLICIES_METHOD:
-            return await self.read(policies.listed, self._store, data)
+            return await self.read(policies.listed, self._store, data, self._state.registry.view(member))
         if method == GOVERNANCE_METHOD:
-            return await self.read(self._governor.listed, data)
+            return await self.read(self._governor.listed, member, data)
         if method == OFFER_METHOD:
             mints = self.nats is not None
             return await self.read(partial(self._governor.offered, member, data, mints=mints))

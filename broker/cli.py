@@ -22,9 +22,11 @@ from broker.auditformat import FORMATS
 from broker.check import check_ledger
 from broker.config import Config, load_config
 from broker.governing import load_chain
-from broker.members import load_region
+from broker.members import load_registry
+from broker.ownkey import load_records
 from broker.reading import open_reader
 from broker.store import Store
+from broker.token import patiently
 from protocol import process
 from protocol.errors import ConfigError
 from protocol.faults import tell
@@ -51,6 +53,7 @@ def add_parser(commands: Any) -> None:
     init.add_argument(
         "--tls-name", action="append", default=[], metavar="NAME", help="another name or address of the bus"
     )
+    init.add_argument("--signing", metavar="URI", help="the signing key in a token (pkcs11:…), made if need be")
     governcli.add_founding(init)
     init.set_defaults(run=_init)
 
@@ -105,6 +108,7 @@ def _init(args: argparse.Namespace) -> int:
         threshold=threshold,
         tls=args.tls,
         tls_names=args.tls_name,
+        signing=args.signing,
     )
     print(f"Region {args.region} in {args.directory}. Broker key {kid}.")
     print(f"Coordinator's token, shown once: {token}")
@@ -130,7 +134,8 @@ def _reading(config: Config) -> Iterator[Store]:
 
 
 def _registry(config: Config) -> Registry:
-    return Registry(load_region(config.region, setup.load_records(config)))
+    chain = load_chain(config.region, datetime.now(UTC))
+    return load_registry(config.region, chain, load_records(config))
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -217,14 +222,14 @@ def _moment(text: str, option: str, *, end: bool = False) -> datetime:
 def _run(args: argparse.Namespace) -> int:
     config = load_config(args.config)
     upgradecli.before_run(config, args.config, allowed=args.upgrade)
-    signer, records = setup.load_keys(config)
 
     async def main() -> None:
-        broker = Broker(config, signer, records, reports=to_stderr(config.logging))
         running = asyncio.current_task()
         if running is None:
             raise AssertionError("no running task")
         process.on_stop(running.cancel)
+        signer, records = await patiently(lambda: setup.load_keys(config))
+        broker = Broker(config, signer, records, reports=to_stderr(config.logging))
         await broker.run()
 
     with suppress(asyncio.CancelledError):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from protocol import reportlog, tracing
+from protocol import hsm, reportlog, tracing
 from protocol.errors import ConfigError
 from protocol.process import Port, Section, Settings, load_settings
 
@@ -69,6 +69,8 @@ class Config(Settings, frozen=True, kw_only=True):
     """Ledger and bus store; the ledger must survive, the bus store may be lost."""
     keys: Path
     """Private keys: signing.pem, and the bus's operator and account keys in nats/."""
+    signing: str | None = None
+    """URI of a signing key in a token; by default it is a file among the keys."""
     region: Path
     """Directory with governance/ and policies/."""
     ledger: str | None = None
@@ -91,6 +93,7 @@ def load_config(path: Path) -> Config:
     if path.is_dir():
         path = path / "broker.toml"
     config = load_settings(path, Config, "kentongan broker init")
+    hsm.check_setting(config.signing, path)
     if config.nats.mode == "external" and not config.nats.url:
         raise ConfigError(f'{path}: [nats] mode = "external" needs a url')
     if (config.nats.tls_cert is None) != (config.nats.tls_key is None):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from broker.proposals import (
     refused,
     write_new,
 )
-from protocol.chain import State, apply
+from protocol.chain import weigh
+from protocol.enact import State
 from protocol.errors import ConfigError, ProtocolError
 from protocol.governance import (
     Act,
@@ -48,6 +50,7 @@ from protocol.governance import (
     SetBrokerKeys,
     SetQuorum,
     SetTrustees,
+    Show,
     Signed,
     Suspend,
     Terminate,
@@ -55,6 +58,7 @@ from protocol.governance import (
     open_record,
 )
 from protocol.govwords import headline, say
+from protocol.hsm import HsmKey
 from protocol.keys import ALGORITHMS, ED25519, KeyRecord, SigningKey
 from protocol.parse import convert
 from protocol.registry import Agreement, Group, Member
@@ -77,13 +81,16 @@ def add_parsers(commands: Any) -> None:
     init.add_argument("--id", required=True, help="such as ministry-id")
     init.add_argument("--name", required=True)
     init.add_argument("--algorithm", choices=sorted(ALGORITHMS), default=ED25519)
+    init.add_argument("--signing", metavar="URI", help="the key in a token (pkcs11:…), made if need be")
     init.set_defaults(run=_trustee)
     members = commands.add_parser("members", help="decide about members")
     approving = members.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "approve", help="show what a proposal says, and sign it"
     )
     approving.add_argument("proposal", type=Path)
-    approving.add_argument("--key", type=Path, required=True, help="trustee.pem")
+    key = approving.add_mutually_exclusive_group(required=True)
+    key.add_argument("--key", type=Path, help="trustee.pem")
+    key.add_argument("--signing", metavar="URI", help="or the key in a token (pkcs11:…)")
     approving.add_argument("--yes", action="store_true", help="sign what is shown")
     approving.set_defaults(run=_approve)
 
@@ -92,16 +99,36 @@ def _trustee(args: argparse.Namespace) -> int:
     file = args.directory / TRUSTEE_FILE
     if file.exists():
         raise ConfigError(f"{file} exists and is never overwritten: move it away first")
-    made = make_trustee(args.directory / TRUSTEE_KEY, args.id, args.name, args.algorithm)
+    if args.signing is not None:
+        if args.algorithm != ED25519:
+            raise ConfigError(f"a key in a token is of {ED25519}: leave out --algorithm")
+        key: SigningKey | HsmKey
+        key, fresh = HsmKey.make(args.signing)
+        key.close()
+        made = make_trustee(key, args.id, args.name)
+        keep = (
+            f"the key {'was made' if fresh else 'was there already'}, in the token: keep that and its PIN to yourself."
+        )
+    else:
+        key = SigningKey.generate(args.algorithm)
+        made = make_trustee(key, args.id, args.name)
+        key.save(args.directory / TRUSTEE_KEY)
+        keep = f"keep {TRUSTEE_KEY} to yourself."
     write_new(file, msgspec.json.format(msgspec.json.encode(made)) + b"\n")
     print(f"Made the trustee {made.id} ({made.name}). Its key: {made.key.kid}, until {made.key.not_after:%Y-%m-%d}.")
-    print(f"Hand {file} to the broker's operator and read the key's id to all others; keep {TRUSTEE_KEY} to yourself.")
+    print(f"Hand {file} to the broker's operator and read the key's id to all others; {keep}")
     return 0
 
 
 def _approve(args: argparse.Namespace) -> int:
+    if args.signing is None:
+        return _sign(args, SigningKey.load(args.key))
+    with closing(HsmKey.open(args.signing)) as key:
+        return _sign(args, key)
+
+
+def _sign(args: argparse.Namespace, key: SigningKey | HsmKey) -> int:
     data = _read(args.proposal)
-    key = SigningKey.load(args.key)
     signed = approve(data, key)
     for line in say(_open(data)):
         print(line)
@@ -152,6 +179,7 @@ def add_actions(actions: Any) -> None:
     admit.add_argument("member", type=Path, help="member.json")
     admit.add_argument("--policy", type=Path, action="append", default=[], help="its sharing policy (TOML)")
     admit.add_argument("--invitation", type=Path, help="where to write what its node needs to connect")
+    _add_hiding(admit)
     admit.set_defaults(run=_admit)
     for name, status, text in (
         (
@@ -181,8 +209,19 @@ def add_actions(actions: Any) -> None:
     invite.set_defaults(run=_invite)
 
 
+def _add_hiding(admit: argparse.ArgumentParser) -> None:
+    admit.add_argument("--hidden", action="store_true", help="only some shall see it")
+    admit.add_argument("--seen-by", action="append", default=[], metavar="ID", help="with --hidden: who sees it")
+
+
+def _seen_by(args: argparse.Namespace) -> list[str] | None:
+    if args.seen_by and not args.hidden:
+        raise ConfigError("--seen-by is for a member that is --hidden")
+    return list(args.seen_by) if args.hidden else None
+
+
 def _admit(args: argparse.Namespace) -> int:
-    outcome = setup.admit(args.directory, args.member, args.policy, args.invitation)
+    outcome = setup.admit(args.directory, args.member, args.policy, args.invitation, _seen_by(args))
     act = outcome.signed.record.act
     if outcome.proposal is None and isinstance(act, Admit):
         member = act.member
@@ -260,6 +299,11 @@ def _add_proposing(actions: Any) -> None:
 
     admit = add("admit", "a new member, from its member.json", _make_admit, "file")
     admit.add_argument("--resembles", action="append", default=[], metavar="ID", help="a member that it may look like")
+    _add_hiding(admit)
+    show = add("show", "who sees a hidden member, beside those that do", _make_show, "id")
+    whom = show.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--to", action="append", metavar="ID")
+    whom.add_argument("--to-all", action="store_true", help="everybody, for good")
     add("suspend", "cut a member off", lambda args, _: Suspend(member=args.id), "id")
     add("resume", "let a suspended member back in", lambda args, _: Resume(member=args.id), "id")
     add("expel", "end a membership", lambda args, _: Expel(member=args.id), "id")
@@ -307,7 +351,7 @@ def _propose(args: argparse.Namespace) -> int:
 def _check_possible(state: State, signed: Signed) -> None:
     """ConfigError if no signatures could make this a record."""
     try:
-        apply(state, signed, _now())
+        weigh(state, signed, _now())
     except ProtocolError as exc:
         if exc.path != "$.signatures":
             raise refused(exc) from exc
@@ -339,7 +383,14 @@ def _valid(act: Act) -> Act:
 
 
 def _make_admit(args: argparse.Namespace, _: State) -> Act:
-    return _valid(Admit(member=read_document(args.file, Member), resembles=args.resembles))
+    member, seen_by = read_document(args.file, Member), _seen_by(args)
+    member = msgspec.structs.replace(member, hidden=seen_by is not None)
+    return _valid(Admit(member=member, resembles=args.resembles, seen_by=seen_by))
+
+
+def _make_show(args: argparse.Namespace, state: State) -> Act:
+    seen_by = None if args.to_all else sorted({*state.seen_by.get(args.id, ()), *args.to})
+    return _valid(Show(member=args.id, seen_by=seen_by))
 
 
 def _make_roles(args: argparse.Namespace, _: State) -> Act:

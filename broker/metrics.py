@@ -90,6 +90,7 @@ class Metrics:
             registry=self.registry,
         )
         self.link_up = Gauge("kentongan_broker_bus_up", "1 while the bus is reachable", registry=self.registry)
+        self.signing_up = Gauge("kentongan_broker_signing_up", "1 while the broker can sign", registry=self.registry)
         self.quarantined = Gauge(
             "kentongan_broker_quarantine_messages", "Messages in quarantine", registry=self.registry
         )

@@ -7,6 +7,7 @@ one step does it all; where it is not, a proposal is left that says what is aske
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,10 +17,13 @@ import msgspec
 
 from broker.config import Config
 from broker.governing import append, chain_files, load_chain
-from protocol.chain import State, apply
+from broker.ownkey import load_key
+from protocol.chain import weigh
+from protocol.enact import State
 from protocol.errors import ConfigError, ProtocolError
 from protocol.governance import Act, Found, Record, Signed, Trustee, draft, merge_records, open_record, sign_record
-from protocol.keys import ED25519, KeyRecord, SigningKey
+from protocol.hsm import HsmKey
+from protocol.keys import KeyRecord, Signer, SigningKey
 from protocol.parse import convert
 from protocol.process import read_toml
 from protocol.reasons import Reason
@@ -66,20 +70,17 @@ def write_new(path: Path, data: bytes) -> None:
 # --- trustees ---------------------------------------------------------------------------------------------------
 
 
-def make_trustee(key_file: Path, trustee_id: str, name: str, algorithm: str = ED25519) -> Trustee:
-    """A new key of a trustee, saved, and the trustee's public entry."""
+def make_trustee(key: SigningKey | HsmKey, trustee_id: str, name: str) -> Trustee:
+    """The public entry of the trustee who has this key. ConfigError if it does not hold."""
     now = _now().replace(microsecond=0)
-    key = SigningKey.generate(algorithm)
     record = key.record(now - timedelta(hours=1), now + TRUSTEE_LIFE)
     try:
-        trustee = convert({"id": trustee_id, "name": name, "key": msgspec.to_builtins(record)}, Trustee)
+        return convert({"id": trustee_id, "name": name, "key": msgspec.to_builtins(record)}, Trustee)
     except ProtocolError as exc:
         raise ConfigError(f"--{exc.path.removeprefix('$.')}: {exc.detail}") from exc
-    key.save(key_file)
-    return trustee
 
 
-def approve(data: bytes, key: SigningKey) -> bytes:
+def approve(data: bytes, key: Signer) -> bytes:
     """Add a trustee's signature to a proposal.
 
     Raises:
@@ -126,7 +127,10 @@ def record(config: Config, copies: Sequence[bytes]) -> Signed:
         ConfigError: why it is not taken.
     """
     try:
-        return append(config.region, merge_records(copies), _now())
+        with ExitStack() as stack:
+            return append(
+                config.region, merge_records(copies), _now(), lambda: stack.enter_context(closing(load_key(config)))
+            )
     except ProtocolError as exc:
         raise refused(exc) from exc
 
@@ -155,7 +159,7 @@ def decide(config: Config, act: Act) -> Outcome:
     if key_file.exists():
         data = sign_record(data, SigningKey.load(key_file))
     try:
-        apply(state, open_record(data), _now())
+        weigh(state, open_record(data), _now())
     except ProtocolError as exc:
         if exc.reason not in _LACKING or exc.path != "$.signatures":
             raise refused(exc) from exc

@@ -11,6 +11,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -20,8 +21,9 @@ import msgspec
 from broker import bustls
 from broker.accounts import Accounts
 from broker.config import Config, load_config
-from broker.governing import append, load_chain
-from broker.members import load_region
+from broker.governing import append, load_chain, shown_to
+from broker.members import load_region, load_registry
+from broker.ownkey import CURRENT, Held, load_records
 from broker.proposals import (
     LOCAL,
     PROPOSALS,
@@ -34,25 +36,25 @@ from broker.proposals import (
     write_new,
 )
 from broker.renewal import current_key
-from protocol.errors import ConfigError, ProtocolError
+from protocol.errors import ConfigError
 from protocol.governance import Admit, Resume, Suspend, Trustee, sign_record
+from protocol.hsm import HsmKey
 from protocol.invitation import Invitation, save_invitation
 from protocol.keys import KeyRecord, SigningKey
-from protocol.parse import decode
 from protocol.policy import load_policy
+from protocol.process import encode_toml_string
 from protocol.registry import Member, sign_region
 
 KEY_LIFE: Final = timedelta(days=730)
 FOUNDING: Final = f"{PROPOSALS}/000000-found.json"
 """Where a founding waits for its trustees."""
-_records: Final = msgspec.json.Decoder(list[KeyRecord])
 
 _BROKER_TOML: Final = """\
 # The broker of the region {region}. Paths are relative to this file.
 
 data = "data"        # ledger (must survive, back it up) and bus store (may be lost)
 keys = "keys"        # private keys, mode 0400
-region = "."         # governance/ (who is in the region, signed by its trustees) and policies/
+{signing}region = "."         # governance/ (who is in the region, signed by its trustees) and policies/
 
 [http]               # coordinators and monitoring
 host = "127.0.0.1"
@@ -77,23 +79,17 @@ client_ca = "keys/tls/ca.pem"      # and are let in only with a certificate of i
 """
 
 
-def load_records(config: Config) -> list[KeyRecord]:
-    """The public records of the broker's keys, without touching a private one. ConfigError if they are not there."""
-    path = config.keys / "broker.json"
-    try:
-        return decode(_records, path.read_bytes())
-    except FileNotFoundError as exc:
-        raise ConfigError(f"{path} is missing: it lists the broker's public keys") from exc
-    except ProtocolError as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
+def load_keys(config: Config) -> tuple[Held, list[KeyRecord]]:
+    """The broker's signing key and its public records. ConfigError if they do not belong together.
 
-
-def load_keys(config: Config) -> tuple[SigningKey, list[KeyRecord]]:
-    """The broker's signing key and its public records. ConfigError if they do not belong together."""
+    A key in a token holds a session: `close` it.
+    """
     signer = current_key(config, load_chain(config.region, datetime.now(UTC)).state.region)
     records = load_records(config)
     if all(record.kid != signer.kid for record in records):
-        raise ConfigError(f"{config.keys / 'broker.json'} does not list the key {signer.kid} of signing.pem")
+        signer.close()
+        where = signer.uri or "signing.pem"
+        raise ConfigError(f"{config.keys / 'broker.json'} does not list the key {signer.kid} of {where}")
     return signer, records
 
 
@@ -108,6 +104,7 @@ def init(
     threshold: int = 1,
     tls: bool | None = None,
     tls_names: Sequence[str] = (),
+    signing: str | None = None,
 ) -> tuple[str, str]:
     """Make a region in an empty directory.
 
@@ -116,6 +113,7 @@ def init(
         threshold: how many of them it takes. They have yet to sign `FOUNDING`.
         tls: whether the bus is encrypted; by default it is, unless it is reached from this machine alone.
         tls_names: further names and addresses under which members reach it.
+        signing: URI of the broker's signing key in a token, which is made there if need be; by default it is a file.
 
     Returns:
         the coordinator's token, which is stored nowhere, and the id of the broker's signing key.
@@ -128,8 +126,7 @@ def init(
     if not 1 <= threshold <= max(1, len(trustees)):
         raise ConfigError(f"--threshold: there are {len(trustees)} trustees")
     now = datetime.now(UTC).replace(microsecond=0)
-    key = SigningKey.generate()
-    key.save(directory / "keys" / "signing.pem")
+    key = _new_key(directory / "keys", signing)
     record = key.record(now - timedelta(hours=1), now + KEY_LIFE)
     (directory / "keys" / "broker.json").write_bytes(msgspec.json.format(msgspec.json.encode([record])))
     Accounts.create(directory / "keys" / "nats")
@@ -140,17 +137,19 @@ def init(
         (directory / name).mkdir(mode=mode)
     local = not trustees
     if local:
-        key_file = directory / "keys" / TRUSTEE_KEY
-        trustees = [make_trustee(key_file, LOCAL, f"Operator of {region}"[:100])]
+        own = SigningKey.generate()
+        trustees = [make_trustee(own, LOCAL, f"Operator of {region}"[:100])]
+        own.save(directory / "keys" / TRUSTEE_KEY)
     founding = found_region(region, trustees, threshold, [record])
     if local:
-        append(directory, sign_record(founding, SigningKey.load(key_file)), datetime.now(UTC))
+        append(directory, sign_record(founding, own), datetime.now(UTC), lambda: key)
     else:
         write_new(directory / FOUNDING, founding)
     token = secrets.token_urlsafe(32)
     (directory / "broker.toml").write_text(
         _BROKER_TOML.format(
             region=region,
+            signing=f"signing = {encode_toml_string(signing)}\n" if signing else "",
             http_port=http_port,
             nats_port=nats_port,
             host=host,
@@ -162,23 +161,37 @@ def init(
     return token, key.kid
 
 
-def admit(directory: Path, member_file: Path, policies: list[Path], out: Path | None) -> Outcome:
+def _new_key(keys: Path, signing: str | None) -> SigningKey | HsmKey:
+    if signing is None:
+        key = SigningKey.generate()
+        key.save(keys / CURRENT)
+        return key
+    made, _ = HsmKey.make(signing)
+    made.close()
+    keys.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def admit(
+    directory: Path, member_file: Path, policies: list[Path], out: Path | None, seen_by: list[str] | None = None
+) -> Outcome:
     """Admit a member from the file that its `kentongan node init` wrote, or propose it to the trustees.
 
     Args:
         policies: the member's sharing policies.
         out: where to write the invitation; None for a member without a node (a coordinator).
+        seen_by: of a hidden member, those that see it.
 
     Raises:
         ConfigError: what does not hold.
     """
     config = load_config(directory)
-    load_keys(config)
-    member = read_document(member_file, Member)
+    load_keys(config)[0].close()
+    member = msgspec.structs.replace(read_document(member_file, Member), hidden=seen_by is not None)
     texts = _policy_files(config, member, policies)
     if out is not None:
         _check_invitable(config, member)
-    outcome = decide(config, Admit(member=member))
+    outcome = decide(config, Admit(member=member, seen_by=seen_by))
     if outcome.proposal is None:
         _write_policies(texts)
         if out is not None:
@@ -251,15 +264,18 @@ def invitation(config: Config, member_id: str, url: str, user_jwt: str) -> Invit
     signer, records = load_keys(config)
     now = datetime.now(UTC)
     chain = load_chain(config.region, now)
-    region = load_region(config.region, records)
+    region = load_registry(config.region, chain, records).view(member_id).region
+    member = chain.state.member(member_id)
+    with closing(signer):
+        document = sign_region(region, chain.state.head, signer, now)
     return Invitation(
         member=member_id,
         url=url,
         user_jwt=user_jwt,
         broker_keys=region.broker_keys,
-        region=sign_region(region, chain.state.head, signer, now),
+        region=document,
         genesis=chain.digests[0],
-        governance=[data.decode("ascii") for data in chain.records],
+        governance=[shown_to(chain, number, data, member).decode("ascii") for number, data in enumerate(chain.records)],
     )
 
 

@@ -31,7 +31,6 @@ from node.config import (
     SEALING_KEY,
     SIGNING_KEY,
     Config,
-    encode_toml_string,
     find_config,
     load_config,
 )
@@ -48,6 +47,7 @@ from node.upgradecli import before_run
 from node.views import iso
 from protocol import natsauth, process
 from protocol.chain import fold
+from protocol.enact import Sight
 from protocol.errors import ConfigError, ProtocolError
 from protocol.faults import tell
 from protocol.governance import open_record
@@ -56,6 +56,7 @@ from protocol.hsm import HsmKey
 from protocol.invitation import load_invitation, save_invitation
 from protocol.keys import ALGORITHMS, ED25519, SigningKey, read_secret, write_secret
 from protocol.parse import convert
+from protocol.process import encode_toml_string
 from protocol.registry import Member
 from protocol.sealing import SealingKey
 
@@ -399,7 +400,8 @@ def _verify_membership(place: Path, out: Path | None) -> int:
         records = held + records[len(held) :]
     data = [text.encode("ascii", "replace") for text in records]
     try:
-        state = fold(data, invitation.genesis, datetime.now(UTC))
+        sight = Sight(config.member, config.jurisdiction)
+        state = fold(data, invitation.genesis, datetime.now(UTC), sight)
     except ProtocolError as exc:
         raise ConfigError(f"the records here do not hold: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
     for text in data:

@@ -15,7 +15,6 @@ from msgspec import Meta
 
 from node.outputs import Hook, Syslog, check_names
 from protocol import hsm, reportlog, tracing
-from protocol.errors import ConfigError
 from protocol.process import Port, Section, Settings, Token, load_settings
 from protocol.registry import MemberId
 from protocol.report import Jurisdiction, Line
@@ -147,11 +146,7 @@ def load_config(path: Path) -> Config:
     file = load_settings(path, _File, "kentongan node init")
     hooks = [file.webhook] if isinstance(file.webhook, Hook) else file.webhook
     check_names(hooks, file.syslog, path)
-    if file.signing is not None:
-        try:
-            hsm.parse_uri(file.signing)
-        except ConfigError as exc:
-            raise ConfigError(f"{path}: signing: {exc}") from exc
+    hsm.check_setting(file.signing, path)
     return Config(
         member=file.member,
         jurisdiction=file.jurisdiction,
@@ -181,8 +176,3 @@ def load_config(path: Path) -> Config:
 def find_config(place: Path) -> Path:
     """The configuration file that a command's argument means: the file itself, or the one in a directory."""
     return place / FILE if place.is_dir() else place
-
-
-def encode_toml_string(text: str) -> str:
-    """A TOML basic string: JSON's escapes are a subset of TOML's."""
-    return msgspec.json.encode(text).decode()

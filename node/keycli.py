@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from node import app
-from node.config import NATS_CREDS, Config, encode_toml_string, find_config, load_config
+from node.config import NATS_CREDS, Config, find_config, load_config
 from node.keywatch import own_lives
 from node.reading import open_reader
 from node.renewal import KEY_LIFE, Wish, ask, load_signer
@@ -26,6 +26,7 @@ from protocol.invitation import load_invitation
 from protocol.keylife import as_document, ending, parse_within, table
 from protocol.keys import ALGORITHMS, KnownSigner, read_secret
 from protocol.natsauth import Role, is_public, parse_creds, subject_of
+from protocol.process import encode_toml_string
 from protocol.registry import Member
 
 TAKE_UP: Final = timedelta(seconds=60)

@@ -2,8 +2,9 @@
 
 Guarantees: the private key is made in the token and never asked of it; what it signed is verified before it is given
 out, so that a faulty token costs time and not a report; a token that is gone is `Transient`, and is found again when it
-is back; a PIN that was refused once while running is not tried again, since a few tries lock a token. Refuses a PIN in
-the URI, and every key that is not Ed25519 (CKM_EDDSA).
+is back; a PIN that was refused once while running is not tried again, since a few tries lock a token. All keys of one
+token share one login, which ends with the last of them: a module knows one login a process. Refuses a PIN in the URI,
+and every key that is not Ed25519 (CKM_EDDSA).
 
 The library is optional (`kentongan[hsm]`), and is imported nowhere else.
 """
@@ -41,14 +42,33 @@ _ONE_AT_A_TIME: Final = threading.RLock()
 """Modules need not be safe for threads."""
 
 
+_AWAY: Final = frozenset(
+    {
+        "CryptokiNotInitialized",
+        "DeviceError",
+        "DeviceRemoved",
+        "FunctionFailed",
+        "GeneralError",
+        "SlotIDInvalid",
+        "TokenNotPresent",
+    }
+)
+"""What modules raise when the token, or the way to it, is gone; some do not even start then."""
+
+
 class PinError(ConfigError):
     """The token does not take the PIN."""
+
+
+class AwayError(ConfigError):
+    """The token is not there. No PIN was tried, or it was taken: asking again does no harm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a key is."""
 
+    uri: str
     token: str | None
     serial: bytes | None
     label: str | None
@@ -83,7 +103,16 @@ def parse_uri(uri: str) -> Place:
     for name, file in (("module-path", module), ("pin-source", pin_file)):
         if not file.is_absolute():
             raise ConfigError(f"{name} is the whole path of a file, from / on")
-    return Place(text.get("token"), found.get("serial"), text.get("object"), found.get("id"), module, pin_file)
+    return Place(uri, text.get("token"), found.get("serial"), text.get("object"), found.get("id"), module, pin_file)
+
+
+def check_setting(uri: str | None, file: Path) -> None:
+    """ConfigError, with the file and the setting, if `signing` in a settings file names no key."""
+    if uri is not None:
+        try:
+            parse_uri(uri)
+        except ConfigError as exc:
+            raise ConfigError(f"{file}: signing: {exc}") from exc
 
 
 def _attributes(uri: str) -> dict[str, bytes]:
@@ -103,18 +132,28 @@ def _attributes(uri: str) -> dict[str, bytes]:
     return found
 
 
-class HsmKey:
-    """A private key in a token. Holds a session; `close` it.
+@dataclass(slots=True, eq=False)
+class _Login:
+    """A session with a token, logged in: for all keys of that token in this process."""
 
-    Args:
-        place: where the key is; `open` and `make` find it there.
-    """
+    at: tuple[str, bytes]
+    token: Any
+    session: Any
+    users: int = 0
+
+
+_LOGINS: Final[dict[tuple[str, bytes], _Login]] = {}
+"""By module and the token's serial number. Under `_ONE_AT_A_TIME`."""
+
+
+class HsmKey:
+    """A private key in a token. Made by `open` and `make`; `close` it."""
 
     alg: Final = ED25519
 
-    def __init__(self, place: Place, session: Any, private: Any, public: bytes) -> None:
+    def __init__(self, place: Place, login: _Login, private: Any, public: bytes) -> None:
         self._place = place
-        self._session = session
+        self._login = login
         self._private = private
         self._pin_refused = False
         self.public = public
@@ -122,39 +161,54 @@ class HsmKey:
         window = datetime.fromisoformat("2000-01-01T00:00:00Z"), datetime.fromisoformat("2100-01-01T00:00:00Z")
         self._verify = VerifyKey.from_record("", self.record(*window)).verify
 
+    @property
+    def uri(self) -> str:
+        """Where it is, as it was asked for."""
+        return self._place.uri
+
     @classmethod
     def open(cls, uri: str) -> HsmKey:
         """The key that the URI names.
 
         Raises:
-            ConfigError: no library, module, token or key, a wrong PIN, a PIN file that others can read, or a key that
-                does not sign.
+            ConfigError: no library, module, token (`AwayError`) or key, a wrong PIN (`PinError`), a PIN file that
+                others can read, or a key that does not sign.
         """
-        place = parse_uri(uri)
-        with _ONE_AT_A_TIME:
-            session = _login(place)
-            try:
-                found = _find(session, place)
-                if found is None:
-                    raise ConfigError(f"{place.shown} has not {place.key}: see object= in the URI")
-                return cls(place, session, *found)._probed()
-            except ConfigError:
-                _end(session)
-                raise
+        return cls._found(parse_uri(uri), make=False)[0]
 
     @classmethod
     def make(cls, uri: str) -> tuple[HsmKey, bool]:
         """The key that the URI names, made if there is none; tells whether it was made. ConfigError as `open`."""
-        place = parse_uri(uri)
+        return cls._found(parse_uri(uri), make=True)
+
+    @classmethod
+    def _found(cls, place: Place, *, make: bool) -> tuple[HsmKey, bool]:
         with _ONE_AT_A_TIME:
-            session = _login(place, writes=True)
             try:
-                found = _find(session, place)
-                if found is None:
-                    _generate(session, place)
-            finally:
-                _end(session)
-        return cls.open(uri), found is None
+                return cls._look(place, make=make)
+            except AwayError:
+                if any(at[0] == str(place.module) for at in _LOGINS):
+                    raise
+                _begin(place)
+                return cls._look(place, make=make)
+
+    @classmethod
+    def _look(cls, place: Place, *, make: bool) -> tuple[HsmKey, bool]:
+        login = _join(place)
+        try:
+            found = _find(login.session, place)
+            made = found is None and make
+            if made:
+                _generate(login.token, place)
+                found = _find(login.session, place)
+            if found is None:
+                raise ConfigError(f"{place.shown} has not {place.key}: see object= in the URI")
+            key = cls(place, login, *found)
+            key._signed(_PROBE)
+        except ConfigError:
+            _leave(login)
+            raise
+        return key, made
 
     def sign(self, data: bytes) -> bytes:
         """The signature over exactly these bytes, 64 bytes.
@@ -178,14 +232,14 @@ class HsmKey:
             kid=self.kid, alg=self.alg, public=b64(self.public), not_before=not_before, not_after=not_after
         )
 
-    def close(self) -> None:
-        """End the session."""
-        with _ONE_AT_A_TIME:
-            _end(self._session)
+    def probe(self) -> None:
+        """Sign what is of no use to anybody. Transient as `sign`."""
+        self.sign(_PROBE)
 
-    def _probed(self) -> HsmKey:
-        self._signed(_PROBE)
-        return self
+    def close(self) -> None:
+        """Let it go; the last key of its token in this process ends the login."""
+        with _ONE_AT_A_TIME:
+            _leave(self._login)
 
     def _signed(self, data: bytes) -> bytes:
         with _plain(self._place):
@@ -200,21 +254,27 @@ class HsmKey:
         """The token may be back, in another slot perhaps. Transient if it is not, or is another one."""
         if self._pin_refused:
             raise Transient(f"{self._place.shown} refused the PIN: set it right and restart")
-        _end(self._session)
+        lost = self._login
         try:
-            with _plain(self._place):
-                # A module may see a token that was put in only from its beginning.
-                _library().lib(str(self._place.module)).reinitialize()
-            self._session = _login(self._place)
-            found = _find(self._session, self._place)
+            if _LOGINS.get(lost.at, lost) is lost:
+                # No other key of the token has found it again.
+                _begin(self._place)
+            login = _join(self._place)
+            try:
+                found = _find(login.session, self._place)
+            except ConfigError:
+                _leave(login)
+                raise
         except PinError as exc:
             self._pin_refused = True
             raise Transient(f"cannot sign: {exc}") from exc
         except ConfigError as exc:
             raise Transient(f"cannot sign: {exc}") from exc
         if found is None or found[1] != self.public:
+            _leave(login)
             raise Transient(f"cannot sign: {self._place.shown} has not {self._place.key} that was there")
-        self._private = found[0]
+        _leave(lost)
+        self._login, self._private = login, found[0]
 
 
 # --- the library ------------------------------------------------------------------------------------------------
@@ -239,10 +299,20 @@ def _plain(place: Place) -> Iterator[None]:
             raise PinError(f"{place.shown} refuses the PIN in {place.pin}: a few wrong ones lock it") from exc
         if name in ("PinLocked", "PinExpired", "UserPinNotInitialized"):
             raise PinError(f"{place.shown} takes no PIN ({name}): its administrator must set a new one") from exc
-        raise ConfigError(f"{place.shown} cannot be used: {name}") from exc
+        kind = AwayError if name in _AWAY else ConfigError
+        raise kind(f"{place.shown} cannot be used: {name}") from exc
 
 
-def _login(place: Place, *, writes: bool = False) -> Any:
+def _begin(place: Place) -> None:
+    """Start the module anew: it may see a token that was put in only from its beginning. All that it had open ends."""
+    for at in [at for at in _LOGINS if at[0] == str(place.module)]:
+        del _LOGINS[at]
+    with _plain(place):
+        _library().lib(str(place.module)).reinitialize()
+
+
+def _join(place: Place) -> _Login:
+    """The login at the place's token; `_leave` it."""
     library = _library()
     if not place.module.is_file():
         raise ConfigError(f"module-path: {place.module} is missing: install the token's PKCS#11 module")
@@ -250,20 +320,33 @@ def _login(place: Place, *, writes: bool = False) -> Any:
     try:
         module = library.lib(str(place.module))
     except library.PKCS11Error as exc:
+        name = type(exc).__name__
+        if name in _AWAY:
+            raise AwayError(f"{place.shown} is not there: {place.module} does not start ({name})") from exc
         raise ConfigError(f"module-path: {place.module} is no PKCS#11 module that starts: {exc}") from exc
     with _plain(place):
         tokens = list(module.get_tokens(token_label=place.token, token_serial=place.serial))
         if len(tokens) > 1:
             raise ConfigError(f"{place.shown} is there {len(tokens)} times: name its serial= too")
         if not tokens:
-            raise ConfigError(f"{place.shown} is not there: put it in, or see `token=`")
-        return tokens[0].open(rw=writes, user_pin=pin)
+            raise AwayError(f"{place.shown} is not there: put it in, or see `token=`")
+        at = (str(place.module), bytes(tokens[0].serial))
+        login = _LOGINS.get(at)
+        if login is None:
+            login = _LOGINS[at] = _Login(at, tokens[0], tokens[0].open(user_pin=pin))
+    login.users += 1
+    return login
 
 
-def _end(session: Any) -> None:
+def _leave(login: _Login) -> None:
+    login.users -= 1
+    if login.users > 0 or _LOGINS.get(login.at) is not login:
+        # One that was lost is not closed: its handle may be another session's by now.
+        return
+    del _LOGINS[login.at]
     # Nothing to save there; a token that is gone has ended it already.
     with suppress(_library().PKCS11Error):
-        session.close()
+        login.session.close()
 
 
 def _find(session: Any, place: Place) -> tuple[Any, bytes] | None:
@@ -291,16 +374,16 @@ def _find(session: Any, place: Place) -> tuple[Any, bytes] | None:
     raise ConfigError(f"{place.key} in {place.shown} is not an Ed25519 key; no other is used from a token")
 
 
-def _generate(session: Any, place: Place) -> None:
+def _generate(token: Any, place: Place) -> None:
     """Make a pair. Its id begins with no hyphen, so that it can be an argument of a command."""
     if place.label is None:
         raise ConfigError("a new key needs a name: write object=LABEL into the URI")
-    while True:
-        pair = _pair(session, place)
-        found = _find(session, place)
-        if found is None or not thumbprint(found[1]).startswith("-"):
-            return
-        with _plain(place):
+    with _plain(place), token.open(rw=True) as session:
+        while True:
+            pair = _pair(session, place)
+            found = _find(session, place)
+            if found is None or not thumbprint(found[1]).startswith("-"):
+                return
             for half in pair:
                 half.destroy()
 

@@ -100,6 +100,11 @@ def read_toml(path: Path, made_by: str) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {exc}") from exc
 
 
+def encode_toml_string(text: str) -> str:
+    """A TOML basic string: JSON's escapes are a subset of TOML's."""
+    return msgspec.json.encode(text).decode()
+
+
 def _as_path(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)

@@ -9,6 +9,7 @@ import pytest
 
 from tests import databases, postgresql
 from tests.postgresql import Server
+from tests.softhsm import Token, open_token
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,13 @@ def server(any_server: Server | None) -> Server:
         warnings.warn(postgresql.MISSING, stacklevel=1)
         pytest.skip(postgresql.MISSING)
     return any_server
+
+
+@pytest.fixture(scope="module")
+def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Token]:
+    """A token for signing keys; a test without SoftHSM is skipped."""
+    with open_token(tmp_path_factory.mktemp("hsm")) as found:
+        yield found
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

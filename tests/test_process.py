@@ -172,12 +172,12 @@ def test_a_bug_is_told_by_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     """Where it was raised, and where our own code called that."""
     process.configure_logging()
     try:
-        node.config.encode_toml_string(object())  # type: ignore[arg-type]
+        process.encode_toml_string(object())  # type: ignore[arg-type]
     except TypeError as exc:
         process.report_bug(exc)
     (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert (line["event"], line["level"], line["error"]) == ("process.bug", "critical", "TypeError")
-    assert line["at"].startswith("config.py:")
+    assert line["at"].startswith("process.py:")
     assert line["called_from"].endswith(" encode_toml_string")
 
 

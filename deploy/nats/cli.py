@@ -21,13 +21,14 @@ import msgspec
 from broker.accounts import Accounts
 from broker.config import Config, load_config
 from broker.members import load_region
-from broker.setup import invitation, load_keys
+from broker.ownkey import load_records
+from broker.setup import invitation
 from protocol import process, subjects
 from protocol.bus import NatsBus
 from protocol.dialing import Tls
 from protocol.errors import ConfigError, Transient
 from protocol.invitation import save_invitation
-from protocol.keys import SigningKey, write_secret
+from protocol.keys import write_secret
 from protocol.registry import Member, Region
 
 CREDS: Final = "broker.creds"
@@ -79,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _operator(directory: Path, out: Path) -> int:
     config = load_config(directory)
     accounts = Accounts.load(config.keys / "nats")
-    _, region = _region(config)
+    region = _region(config)
     now = int(time.time())
     text = _OPERATOR_CONF.format(
         region=region.region,
@@ -99,7 +100,7 @@ def _operator(directory: Path, out: Path) -> int:
 def _push(directory: Path) -> int:
     config = _external(directory)
     accounts = Accounts.load(config.keys / "nats")
-    _, region = _region(config)
+    region = _region(config)
     nodes = [member for member in region.members if member.keys]
     claims = _claims(config, accounts, nodes, int(time.time()))
     process.run(_send(config, accounts, claims))
@@ -143,7 +144,7 @@ async def _send(config: Config, accounts: Accounts, claims: list[str]) -> None:
 
 def _invite(directory: Path, member_id: str, out: Path) -> int:
     config = _external(directory)
-    _, region = _region(config)
+    region = _region(config)
     member = next((one for one in region.members if one.id == member_id), None)
     if member is None:
         raise ConfigError(f"{member_id} is no member: `kentongan broker admit {directory} MEMBER.json` first")
@@ -159,9 +160,8 @@ def _invite(directory: Path, member_id: str, out: Path) -> int:
     return 0
 
 
-def _region(config: Config) -> tuple[SigningKey, Region]:
-    signer, records = load_keys(config)
-    return signer, load_region(config.region, records)
+def _region(config: Config) -> Region:
+    return load_region(config.region, load_records(config))
 
 
 def _external(directory: Path) -> Config:

@@ -17,7 +17,7 @@ from msgspec import UNSET
 
 from broker.config import load_config
 from broker.members import EXAMPLES, load_state, policy_files
-from broker.setup import load_keys
+from broker.ownkey import load_records
 from protocol.errors import ConfigError
 from protocol.facts import NO_CIRCLES, Circles, Recipient
 from protocol.policy import Policy, PolicyBook, load_policy
@@ -115,7 +115,7 @@ def read_policies(directory: Path) -> list[Policy]:
 def of_region(directory: Path) -> Scene:
     """The region in a broker's directory, as the broker knows it."""
     config = load_config(directory)
-    state = load_state(config.region, load_keys(config)[1])
+    state = load_state(config.region, load_records(config))
     recipients: dict[str, Recipient] = {}
     several = set()
     for member in state.registry.recipients():

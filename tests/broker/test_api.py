@@ -50,6 +50,7 @@ class Door:
             token=[Token(name="coordinator", sha256=hashlib.sha256(SECRET.encode()).hexdigest())],
         )
         self.bus: Any = SimpleNamespace(connected=True)
+        self.key = SimpleNamespace(away="")
         self.bugs = Bugs()
         self.metrics = Metrics()
         self.feed = hub.feed
@@ -171,9 +172,12 @@ async def test_status_and_readiness(door: Door) -> None:
     status, found, _ = await door.get("/v1/status")
     assert (status, found["reports"], found["bus"], found["serial"]) == (200, 1, True, 1)
     assert found["members"] == len(door.hub.members)
-    assert (await door.get("/readyz"))[:2] == (200, {"ready": True, "bus": True})
-    door.bus = None
-    assert (await door.get("/readyz"))[:2] == (503, {"ready": False, "bus": False})
+    assert (await door.get("/readyz"))[:2] == (200, {"ready": True, "bus": True, "signing": True})
+    door.key.away = "cannot sign: the token is not there"
+    assert (await door.get("/readyz"))[:2] == (503, {"ready": False, "bus": True, "signing": False})
+    assert (await door.get("/v1/status"))[1]["cannot_sign"] == door.key.away
+    door.bus, door.key.away = None, ""
+    assert (await door.get("/readyz"))[:2] == (503, {"ready": False, "bus": False, "signing": True})
     assert (await door.get("/healthz"))[:2] == (200, {"status": "ok"})
     async with door.http.get("/metrics") as response:
         assert "kentongan_broker_bus_up" in await response.text()

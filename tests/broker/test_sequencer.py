@@ -18,6 +18,7 @@ from broker import app, sequencer, setup
 from broker.app import Broker
 from broker.config import load_config
 from broker.metrics import Metrics
+from broker.ownkey import load_records
 from broker.sequencer import METHODS, WAITING_PER_MEMBER, Sequencer, holds
 from protocol import bus as bus_module
 from protocol import logrpc, natsauth, subjects
@@ -255,6 +256,6 @@ async def test_a_running_broker_logs_what_it_decides(tmp_path: Path, monkeypatch
             (directory / "governance" / name).unlink()
         shutil.copy(other / "governance" / "000000.json", directory / "governance")
         shutil.copytree(other / "keys", directory / "keys", dirs_exist_ok=True, ignore=lambda *_: ["nats"])
-        broker._records = setup.load_records(config)
+        broker._records = load_records(config)
         with pytest.raises(ConfigError, match="put the name back"):
             broker._load_state()

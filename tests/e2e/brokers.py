@@ -62,7 +62,7 @@ class Brokers(Running):
         return int(str(rows[0][0])) if rows else None
 
 
-def _broker_toml(home: Path, number: int, port: int, ledger: str, nats: str) -> Path:
+def broker_toml(home: Path, number: int, port: int, ledger: str, nats: str) -> Path:
     """The settings of one more broker: data and door of its own, all else shared."""
     text = (home / "broker.toml").read_text("utf-8")
     head, _, _ = text.partition("[nats]")
@@ -109,7 +109,7 @@ async def several(
             for number, name in enumerate(names):
                 port = place.ports["broker"] if number == 0 else free_port()
                 nats = own if embedded and number == 0 else external
-                path = _broker_toml(home, number, port, ledger, nats)
+                path = broker_toml(home, number, port, ledger, nats)
                 await tree.start(name, "broker", "run", str(path))
                 doors[name] = Door(session, f"http://127.0.0.1:{port}", place.tokens["broker"])
             await eventually(lambda: _ready(doors), "the brokers are ready", DEADLINE)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import shutil
-import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
-from contextlib import closing, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,7 +13,6 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from deploy import cli
 from node.config import Config, load_config
 from node.renewal import ask, read_wish
 from protocol.envelope import open_envelope
@@ -43,58 +38,10 @@ from tests.node.world import (
     region,
     released,
 )
+from tests.softhsm import MODULE, PIN, Token, kentongan
 
 pkcs11 = pytest.importorskip("pkcs11", reason="python-pkcs11 is not installed")
-PLACES = ("/usr/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/local/lib")
-MODULE = next((one for place in PLACES if (one := Path(place, "softhsm", "libsofthsm2.so")).is_file()), None)
-UTIL = shutil.which("softhsm2-util")
-pytestmark = pytest.mark.skipif(MODULE is None or UTIL is None, reason="SoftHSM is missing: softhsm2-util, its module")
-PIN = "271828"
 WINDOW = (START - timedelta(days=30), START + timedelta(days=365))
-
-
-@dataclass
-class Token:
-    """A token of SoftHSM, which is a directory."""
-
-    home: Path
-
-    @property
-    def pin(self) -> Path:
-        return self.home / "pin"
-
-    def uri(self, label: str, pin: Path | None = None) -> str:
-        return f"pkcs11:token=CERT;object={label}?module-path={MODULE}&pin-source=file:{pin or self.pin}"
-
-    def pull_out(self) -> None:
-        (self.home / "tokens").rename(self.home / "pulled")
-
-    def put_in(self) -> None:
-        (self.home / "pulled").rename(self.home / "tokens")
-
-
-@pytest.fixture(scope="module")
-def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Token]:
-    """The module reads its settings when it starts: one token for all tests here, each with labels of its own."""
-    home = tmp_path_factory.mktemp("hsm")
-    (home / "tokens").mkdir()
-    settings = home / "softhsm2.conf"
-    settings.write_text(f"directories.tokendir = {home}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n")
-    write_secret(home / "pin", f"{PIN}\n".encode())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOFTHSM2_CONF", str(settings))
-        made = [str(UTIL), "--init-token", "--free", "--label", "CERT", "--so-pin", "314159", "--pin", PIN]
-        subprocess.run(made, check=True, capture_output=True)
-        yield Token(home)
-        pkcs11.unload(str(MODULE))
-
-
-def kentongan(*arguments: str | Path) -> tuple[int, str]:
-    """A command as an operator gives it: its exit code, and all that it says."""
-    said = io.StringIO()
-    with redirect_stdout(said), redirect_stderr(said):
-        code = cli.main([str(one) for one in arguments], log=False)
-    return code, said.getvalue()
 
 
 def test_a_key_is_made_in_the_token_and_signs_like_any_other(token: Token) -> None:
@@ -115,6 +62,25 @@ def test_a_key_is_made_in_the_token_and_signs_like_any_other(token: Token) -> No
     with closing(again):
         assert (again.kid, made) == (key.kid, False)
         assert not again.kid.startswith("-")
+
+
+def test_keys_of_one_token_share_its_login(token: Token) -> None:
+    """One is let go and the other signs on; the token comes back to one, and so to both."""
+    one, two = (HsmKey.make(token.uri(label))[0] for label in ("one", "two"))
+    with closing(two):
+        again = HsmKey.open(token.uri("one"))
+        one.close()
+        two._signed(b"abc")
+        token.pull_out()
+        for key in (again, two):
+            with pytest.raises(Transient):
+                key.sign(b"abc")
+        token.put_in()
+        for key in (again, two, again):
+            key.sign(b"abc")
+        assert again._login is two._login
+        again.close()
+        two._signed(b"abc")
 
 
 @pytest.mark.parametrize(

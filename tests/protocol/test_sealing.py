@@ -558,16 +558,30 @@ def _expand(suite: bytes, secret: bytes, label: bytes, info: bytes, size: int) -
     return out[:size]
 
 
-def _cipher(kem: int, shared: bytes, info: bytes) -> tuple[AESGCM, bytes]:
-    """RFC 9180 section 5.1, mode Base, KDF HKDF-SHA256 (1), AEAD AES-256-GCM (2)."""
-    suite = b"HPKE" + kem.to_bytes(2, "big") + b"\0\1\0\2"
+def key_schedule(kem: int, shared: bytes, info: bytes, aead: int = 2) -> tuple[bytes, bytes]:
+    """Key and nonce. RFC 9180 section 5.1, mode Base, KDF HKDF-SHA256 (1), AEAD AES-256-GCM (2) if not another."""
+    suite = b"HPKE" + kem.to_bytes(2, "big") + b"\0\1" + aead.to_bytes(2, "big")
     context = b"\0" + _extract(suite, b"", b"psk_id_hash", b"") + _extract(suite, b"", b"info_hash", info)
     secret = _extract(suite, shared, b"secret", b"")
-    return AESGCM(_expand(suite, secret, b"key", context, 32)), _expand(suite, secret, b"base_nonce", context, 12)
+    return _expand(suite, secret, b"key", context, 32), _expand(suite, secret, b"base_nonce", context, 12)
+
+
+def _cipher(kem: int, shared: bytes, info: bytes) -> tuple[AESGCM, bytes]:
+    key, nonce = key_schedule(kem, shared, info)
+    return AESGCM(key), nonce
 
 
 def _xwing(lattice: bytes, curve: bytes, sent: bytes, public: bytes) -> bytes:
     return hashlib.sha3_256(lattice + curve + sent + public + b"\\.//^\\").digest()
+
+
+def decapsulate(seed: bytes, enc: bytes) -> bytes:
+    """X-Wing's shared secret, from the seed of the private key."""
+    expanded = hashlib.shake_256(seed).digest(96)
+    own = X25519PrivateKey.from_private_bytes(expanded[64:])
+    lattice = MLKEM768PrivateKey.from_seed_bytes(expanded[:64]).decapsulate(enc[:1088])
+    sent, theirs = enc[1088:], own.public_key().public_bytes_raw()
+    return _xwing(lattice, own.exchange(X25519PublicKey.from_public_bytes(sent)), sent, theirs)
 
 
 def seal_to_mlkem(public: bytes, content: bytes, info: bytes) -> bytes:
@@ -589,12 +603,7 @@ def open_from(alg: Algorithm, seed: bytes, enc: bytes, info: bytes) -> bytes:
         secret = _extract(suite, b"", b"eae_prk", own.exchange(X25519PublicKey.from_public_bytes(sent)))
         cipher, nonce = _cipher(0x20, _expand(suite, secret, b"shared_secret", sent + theirs, 32), info)
         return cipher.decrypt(nonce, enc[32:], None)
-    expanded = hashlib.shake_256(seed).digest(96)
-    own = X25519PrivateKey.from_private_bytes(expanded[64:])
-    lattice = MLKEM768PrivateKey.from_seed_bytes(expanded[:64]).decapsulate(enc[:1088])
-    sent, theirs = enc[1088:1120], own.public_key().public_bytes_raw()
-    shared = _xwing(lattice, own.exchange(X25519PublicKey.from_public_bytes(sent)), sent, theirs)
-    cipher, nonce = _cipher(0x647A, shared, info)
+    cipher, nonce = _cipher(0x647A, decapsulate(seed, enc[:1120]), info)
     return cipher.decrypt(nonce, enc[1120:], None)
 
 

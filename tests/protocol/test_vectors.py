@@ -8,16 +8,20 @@ from typing import Any
 
 import msgspec
 import pytest
+from dilithium_py.ml_dsa import ML_DSA_65 as OTHER
 
 from protocol.envelope import RefusedReport, SignedReport, open_envelope, present, release
 from protocol.errors import ProtocolError
-from protocol.keys import KeyRecord, KeyRing, VerifyKey
+from protocol.jws import split_jws, verify_parts
+from protocol.keys import ML_DSA_65, KeyRecord, KeyRing, SigningKey, VerifyKey, b64, unb64
 from protocol.reasons import Reason
 from protocol.report import UNIT_NAMES
 from protocol.statements import Confirmation, Receipt, open_delivery, open_statement
 from tests.vectors.make_vectors import FILE, encoded
+from tests.vectors.mldsa import JWS_PAYLOAD, JWS_TYPE, OWNER
 
 VECTORS: dict[str, Any] = json.loads(FILE.read_bytes())
+LATTICE: dict[str, Any] = VECTORS["ml_dsa_65"]
 AT = datetime.fromisoformat(VECTORS["at"])
 KEYS = KeyRing(
     VerifyKey.from_record(key["owner"], msgspec.convert({k: v for k, v in key.items() if k != "owner"}, KeyRecord))
@@ -25,9 +29,9 @@ KEYS = KeyRing(
 )
 
 
-def named(kind: str) -> list[Any]:
+def named(kind: str, where: dict[str, Any] = VECTORS) -> list[Any]:
     """The vectors of a kind, each under its name."""
-    return [pytest.param(item, id=item["name"]) for item in VECTORS[kind]]
+    return [pytest.param(item, id=item["name"]) for item in where[kind]]
 
 
 def test_the_vectors_are_made_again_byte_by_byte() -> None:
@@ -35,9 +39,10 @@ def test_the_vectors_are_made_again_byte_by_byte() -> None:
     assert FILE.read_bytes() == encoded()
 
 
-def test_the_envelope() -> None:
+@pytest.mark.parametrize(("where", "count"), [(VECTORS, 2), (LATTICE, 1)])
+def test_the_envelope(where: dict[str, Any], count: int) -> None:
     """The whole envelope verifies and reads as the file says."""
-    given = VECTORS["envelope"]
+    given = where["envelope"]
     found = open_envelope(given["sd_jwt"], KEYS.find, AT)
     assert found.digest == given["digest"]
     read = [
@@ -46,7 +51,7 @@ def test_the_envelope() -> None:
         if isinstance(r, SignedReport)
     ]
     assert read == given["reports"]
-    assert len(read) == 2
+    assert len(read) == count
 
 
 @pytest.mark.parametrize("vector", named("restricted"))
@@ -63,7 +68,7 @@ def test_restricted_copies(vector: dict[str, Any]) -> None:
         assert item.units()[1] & ~vector["coarse"] == 0
 
 
-@pytest.mark.parametrize("vector", named("bad_envelopes"))
+@pytest.mark.parametrize("vector", named("bad_envelopes") + named("bad_envelopes", LATTICE))
 def test_bad_envelopes(vector: dict[str, Any]) -> None:
     """Each bad envelope is refused as a whole with exactly its reason."""
     with pytest.raises(ProtocolError) as caught:
@@ -96,3 +101,20 @@ def test_the_table_of_units() -> None:
     """The bits of the units are those of the file, in its order; newer versions may only have more."""
     assert [unit["name"] for unit in VECTORS["units"]] == list(UNIT_NAMES)
     assert [unit["bit"] for unit in VECTORS["units"]] == list(range(len(UNIT_NAMES)))
+
+
+def test_what_another_implementation_signed_with_ml_dsa_65() -> None:
+    """A JWS of any bytes, a confirmation, and the key itself: one seed is one key, one key one id."""
+    key = SigningKey.from_seed(unb64(LATTICE["seed"]), ML_DSA_65)
+    (listed,) = [one for one in VECTORS["keys"] if one["owner"] == OWNER]
+    assert (listed["alg"], listed["public"], listed["kid"]) == (ML_DSA_65, b64(key.public), LATTICE["kid"])
+    assert key.kid == LATTICE["kid"]
+    parts = split_jws(LATTICE["jws"], JWS_TYPE)
+    assert verify_parts(parts, KEYS.find).owner == OWNER
+    assert (parts.payload, len(parts.signature)) == (JWS_PAYLOAD, 3309)
+    confirmation = open_statement(LATTICE["confirmation"], Confirmation, KEYS.find, AT)
+    assert confirmation.reports == [one["digest"] for one in LATTICE["envelope"]["reports"]]
+    # And the other way round.
+    data = b"any bytes"
+    assert OTHER.verify(key.public, data, key.sign(data))
+    assert not OTHER.verify(key.public, data + b".", key.sign(data))

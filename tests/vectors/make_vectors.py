@@ -46,6 +46,7 @@ from tests.protocol.make import (
     texts_of,
     whole,
 )
+from tests.vectors import mldsa
 
 FILE = Path(__file__).parent / "protocol-1.json"
 MASKS = {
@@ -194,7 +195,8 @@ def make() -> dict[str, Any]:
         "keys": [
             {"owner": owner, **msgspec.to_builtins(key_of(owner).record(NOW - DAY, NOW + DAY))}
             for owner in ("id-cert", "sg-cert", BROKER)
-        ],
+        ]
+        + [{"owner": mldsa.OWNER, **msgspec.to_builtins(mldsa.record())}],
         "units": [
             {
                 "bit": bit,
@@ -227,6 +229,7 @@ def make() -> dict[str, Any]:
         "entry": b64(commitment.entry),
         "delivery": encode_delivery(sign_statement(delivery, key_of(BROKER)), items).decode("ascii"),
         "confirmation": sign_statement(confirmation, key_of("sg-cert")),
+        "ml_dsa_65": mldsa.make(),
     }
 
 
