@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from uuid import UUID
 
-from broker import governcli, keycli, setup
+from broker import governcli, keycli, setup, upgradecli
 from broker.app import Broker
 from broker.audit import Line, Question, audit
 from broker.auditformat import FORMATS
@@ -66,9 +66,11 @@ def add_parser(commands: Any) -> None:
     check.set_defaults(run=_check)
 
     _add_audit(actions)
+    upgradecli.add_action(actions)
 
     run = actions.add_parser("run", help="run the broker until it is told to stop")
     run.add_argument("config", type=Path, help="broker.toml, or the directory that holds it")
+    run.add_argument("--upgrade", action="store_true", help="first do what `upgrade` does, if need be")
     run.set_defaults(run=_run)
 
 
@@ -219,6 +221,7 @@ def _moment(text: str, option: str, *, end: bool = False) -> datetime:
 
 def _run(args: argparse.Namespace) -> int:
     config = load_config(args.config)
+    upgradecli.before_run(config, args.config, allowed=args.upgrade)
 
     async def main() -> None:
         running = asyncio.current_task()

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client import generate_latest as _generate
 
 from broker.ingest import Work
-from broker.store import SCHEMA_VERSION
+from broker.migrations import SCHEMA
 from protocol.measures import Read, show_process
 from protocol.subjects import stored_at
 from protocol.transport import Message
@@ -21,7 +21,7 @@ class Metrics:
 
     def __init__(self, keys: Callable[[], Mapping[tuple[str, str], float]] = dict) -> None:
         self.registry = CollectorRegistry()
-        show_process(self.registry, "broker", SCHEMA_VERSION)
+        show_process(self.registry, "broker", SCHEMA.number)
         text = "Seconds until the last key ends, of members, and of the broker as `broker`"
         self.registry.register(Read("kentongan_broker_key_expiry_seconds", text, ["member", "use"], keys))
         self._steps = Histogram(

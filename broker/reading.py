@@ -16,10 +16,12 @@ from urllib.parse import quote
 from sqlalchemy import Connection, Engine, LargeBinary, String, Table, create_engine, func, make_url, select, tuple_
 from sqlalchemy.exc import DatabaseError, DBAPIError
 
-from broker.store import SCHEMA_VERSION, Store, chunks
-from broker.tables import confirmations, meta, metadata, reports
+from broker.migrations import SCHEMA
+from broker.store import Store, chunks
+from broker.tables import confirmations, metadata, reports
 from protocol import database
 from protocol.errors import ConfigError
+from protocol.migrating import number_of
 
 
 def open_reader(url: str) -> Engine:
@@ -32,11 +34,9 @@ def open_reader(url: str) -> Engine:
     try:
         engine = database.connect(url, reader=True) if database.is_postgresql(url) else create_engine(url)
         with engine.connect() as connection:
-            found = connection.scalar(select(meta.c.value).where(meta.c.name == "schema"))
+            SCHEMA.hold(number_of(connection, metadata))
     except DBAPIError as exc:
         raise ConfigError(f"the ledger cannot be read: {database.said(exc)}") from exc
-    if str(found) != str(SCHEMA_VERSION):
-        raise ConfigError(f"the ledger has schema {found}, this program knows {SCHEMA_VERSION}")
     return engine
 
 

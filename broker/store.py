@@ -2,8 +2,9 @@
 
 Guarantees: one transaction a batch, on disk before it returns (SQLite WAL, synchronous=FULL; or PostgreSQL by URL); one
 writing transaction at a time, among all processes of a ledger, so that what it reads stays true until it is committed,
-and numbers have no gaps; one process at a time that sequences the log. Refuses: a database of another schema
-(ConfigError). A full or locked disk, and a connection or race that was lost, become `Transient`: try again.
+and numbers have no gaps; one process at a time that sequences the log. Refuses: a database of another schema, also one
+that was upgraded while the process ran (ConfigError; see `migrations/`). A full or locked disk, and a connection or
+race that was lost, become `Transient`: try again.
 
 For each table, what it is and what it means if it is lost, stands in `docs/architecture.md`.
 """
@@ -11,7 +12,7 @@ For each table, what it is and what it means if it is lost, stands in `docs/arch
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Final
@@ -32,13 +33,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from broker.migrations import SCHEMA
 from broker.tables import (
     confirmations,
     deliveries,
     governance,
     identifiers,
     links,
-    meta,
     metadata,
     policies,
     reports,
@@ -46,8 +47,8 @@ from broker.tables import (
 )
 from protocol import database
 from protocol.errors import ConfigError, Transient
+from protocol.migrating import number_of, prepare
 
-SCHEMA_VERSION: Final = 3
 Row = dict[str, Any]
 
 
@@ -58,24 +59,30 @@ def milliseconds(at: datetime) -> int:
 
 def open_engine(url: str) -> Engine:
     """Connect by URL: `sqlite:///path` or `postgresql+psycopg://…`. ConfigError if it cannot be opened."""
-    try:
-        if database.is_postgresql(url):
-            engine = database.connect(url)
-            with database.making(engine):
+    with ExitStack() as undo:
+        try:
+            if database.is_postgresql(url):
+                engine = database.connect(url, use=SCHEMA.kind)
+                undo.callback(engine.dispose)
+                with database.making(engine):
+                    _make_tables(engine)
+            else:
+                engine = create_engine(url)
+                undo.callback(engine.dispose)
+                event.listen(engine, "connect", _sqlite_pragmas)
                 _make_tables(engine)
-            return engine
-        engine = create_engine(url)
-        event.listen(engine, "connect", _sqlite_pragmas)
-        _make_tables(engine)
-    except DBAPIError as exc:
-        raise ConfigError(f"the ledger cannot be opened: {database.said(exc)}") from exc
+        except DBAPIError as exc:
+            raise ConfigError(f"the ledger cannot be opened: {database.said(exc)}") from exc
+        undo.pop_all()
     return engine
 
 
 def _make_tables(engine: Engine) -> None:
-    meta.create(engine, checkfirst=True)
-    _check_version(engine)
-    metadata.create_all(engine)
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            # The driver would commit each table alone, and one that was killed would leave half a ledger.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        prepare(connection, SCHEMA)
 
 
 def _sqlite_pragmas(connection: Any, _record: Any) -> None:
@@ -84,22 +91,6 @@ def _sqlite_pragmas(connection: Any, _record: Any) -> None:
     for pragma in pragmas:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-def _check_version(engine: Engine) -> None:
-    with engine.begin() as connection:
-        found = connection.scalar(select(meta.c.value).where(meta.c.name == "schema"))
-        if found is None:
-            connection.execute(insert(meta), {"name": "schema", "value": str(SCHEMA_VERSION)})
-        elif int(found) < SCHEMA_VERSION:
-            raise ConfigError(
-                f"the ledger has schema {found}, of an earlier program, and cannot be taken over: start a new region "
-                "(`kentongan broker init` in an empty directory); no release wrote such a ledger"
-            )
-        elif int(found) > SCHEMA_VERSION:
-            raise ConfigError(
-                f"the ledger has schema {found}, this program knows {SCHEMA_VERSION}: upgrade the program"
-            )
 
 
 class Store:
@@ -183,6 +174,8 @@ class Store:
         """Until the transaction ends, none of another process begins. With SQLite there is no other process."""
         if self.shared:
             database.one_at_a_time(connection, self._lock)
+            # Another program may have upgraded the ledger while this one had no session.
+            SCHEMA.hold(number_of(connection, metadata))
 
     @cached_property
     def _lock(self) -> int:

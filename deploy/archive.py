@@ -22,7 +22,9 @@ from typing import Final, Literal
 import msgspec
 
 import broker.config
+import broker.upgradecli
 import node.config
+import node.upgradecli
 from protocol.database import copy_sqlite, is_postgresql
 from protocol.errors import ConfigError
 
@@ -164,6 +166,14 @@ def restore(archive: Path, directory: Path) -> Manifest:
     except OSError as exc:
         raise ConfigError(f"it cannot be restored: {exc.filename or archive}: {exc.strerror or exc}") from exc
     return manifest
+
+
+def hold(manifest: Manifest, directory: Path) -> None:
+    """See that this program can start on what was restored. ConfigError with what to do before."""
+    if manifest.kind == "node":
+        node.upgradecli.before_run(node.config.load_config(directory / node.config.FILE), directory, allowed=False)
+    else:
+        broker.upgradecli.before_run(broker.config.load_config(directory), directory, allowed=False)
 
 
 def _extract(archive: Path, fresh: Path) -> Manifest:

@@ -22,6 +22,7 @@ import deploy.reporting.cli
 import node.cli
 from deploy import archive
 from protocol import process
+from protocol.errors import ConfigError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,6 +70,10 @@ def _restore(args: argparse.Namespace) -> int:
     print(f"{args.directory}: a {manifest.kind} as of {as_of}, {len(manifest.files)} files.")
     if not manifest.keys:
         print(f"Put the private keys into {args.directory / 'keys'} before you start it.")
+    try:
+        archive.hold(manifest, args.directory)
+    except ConfigError as exc:
+        print(f"Before all else: {exc}.")
     check = f"kentongan {manifest.kind} check {args.directory}"
     print(f"Before the first start: `{check}`, and read “Backup” in docs/operate.md.")
     return 0

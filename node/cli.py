@@ -43,6 +43,8 @@ from node.reviewcli import add_review
 from node.store import Store, microseconds
 from node.tokencli import add_commands
 from node.trust import Trust
+from node.upgradecli import add_command as add_upgrade
+from node.upgradecli import before_run
 from node.views import iso
 from protocol import natsauth, process
 from protocol.chain import fold
@@ -220,9 +222,11 @@ def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None
     listed.add_argument("--json", action="store_true", help="as one JSON object")
     listed.set_defaults(run=lambda args: _directory(args.place, as_json=args.json))
     add_webhooks(commands)
+    add_upgrade(commands)
     run = commands.add_parser("run", help="run the node until SIGTERM")
     run.add_argument("place", type=Path, metavar="DIR|node.toml")
-    run.set_defaults(run=lambda args: app.run(load_config(find_config(args.place)), approve))
+    run.add_argument("--upgrade", action="store_true", help="first do what `upgrade` does, if need be")
+    run.set_defaults(run=lambda args: _run(args, approve))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -231,6 +235,12 @@ def main(arguments: list[str] | None = None) -> int:
     add_parser(parser.add_subparsers(required=True, metavar="COMMAND"))
     args = parser.parse_args(arguments)
     return process.exit_code(lambda: int(args.run(args)), lambda text: print(text, file=sys.stderr))
+
+
+def _run(args: argparse.Namespace, approve: Callable[[Path], None]) -> int:
+    config = load_config(find_config(args.place))
+    before_run(config, args.place, allowed=args.upgrade)
+    return app.run(config, approve)
 
 
 def _directory(place: Path, *, as_json: bool) -> int:

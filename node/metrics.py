@@ -9,8 +9,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from node.migrations import SCHEMA
 from node.outbox import Outbox, Waiting
-from node.store import SCHEMA
 from node.witness import Standing
 from protocol.measures import Read, show_process
 from protocol.reasons import Reason
@@ -48,7 +48,7 @@ class Metrics:
         oldest_leaf: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.registry = CollectorRegistry()
-        show_process(self.registry, "node", SCHEMA)
+        show_process(self.registry, "node", SCHEMA.number)
         self.filed = Counter(
             "kentongan_node_filed", "Reports posted, by outcome", ["outcome", "reason"], registry=self.registry
         )

@@ -16,7 +16,8 @@ from urllib.parse import quote
 from sqlalchemy import LargeBinary, Row, String, Table, func, make_url, select
 from sqlalchemy.exc import DatabaseError
 
-from node.store import SCHEMA, Reads, Store
+from node.migrations import SCHEMA
+from node.store import Reads, Store
 from node.tables import metadata
 from protocol import database
 from protocol.errors import ConfigError, Transient
@@ -31,9 +32,7 @@ def open_reader(directory: Path, url: str | None = None) -> Store:
         url = f"sqlite:///file:{quote(place)}?mode=ro&uri=true"
     store = Store(url, readonly=True)
     with snapshot(store) as reads:
-        found = reads.position("schema")
-    if found != SCHEMA:
-        raise ConfigError(f"{place} has schema {found}, this program knows {SCHEMA}")
+        SCHEMA.hold(reads.position("schema"))
     return store
 
 

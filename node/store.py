@@ -2,9 +2,9 @@
 
 Guarantees: `write` is one transaction, on disk when it returns (SQLite WAL, synchronous=FULL; or PostgreSQL by URL) or
 not there at all; events get gapless-by-order numbers and are announced only after the commit, in their order. Refuses:
-a database of a newer schema, or of a node that runs (ConfigError). A full or busy disk, and a database server that is
-away, are `Transient`: nothing was committed, try again. What was erased is overwritten in a file, and after `scrub` it
-is not in the write-ahead log either.
+a database of another schema (see `migrations/`), or of a node that runs (ConfigError). A full or busy disk, and a
+database server that is away, are `Transient`: nothing was committed, try again. What was erased is overwritten in a
+file, and after `scrub` it is not in the write-ahead log either.
 
 One thread of one process writes, so row numbers come from counters in memory; reads may run beside it. On PostgreSQL
 all writing goes through the one session that holds the node's lock. A commit whose answer is lost with the session may
@@ -41,6 +41,7 @@ from sqlalchemy import (
 from node.doorrows import DoorWrites
 from node.doorrows import any_of as _in
 from node.due import Due, Over
+from node.migrations import SCHEMA
 from node.pushed import Pushed
 from node.tables import (
     alarms,
@@ -54,7 +55,6 @@ from node.tables import (
     leaves,
     links,
     meta,
-    metadata,
     own_reports,
     policies,
     posts,
@@ -67,9 +67,9 @@ from node.tables import (
 from node.taxiistore import TaxiiReads, TaxiiWrites
 from protocol import database
 from protocol.access import TLPS
-from protocol.errors import ConfigError, Transient
+from protocol.errors import Transient
+from protocol.migrating import prepare
 
-SCHEMA: Final = 3
 _LONG_WAIT: Final = 5_000
 _SHORT_WAIT: Final = 100
 """Milliseconds."""
@@ -336,7 +336,7 @@ class Store:
         sizes = {"pool_size": 4, "max_overflow": 4}
         self._sole: database.Sole | None = None
         if database.is_postgresql(url):
-            self._engine = database.connect(url, reader=readonly, **sizes)
+            self._engine = database.connect(url, reader=readonly, use="" if readonly else SCHEMA.kind, **sizes)
         else:
             self._engine = create_engine(url, hide_parameters=True, **sizes)
             event.listen(self._engine, "connect", _set_up_sqlite)
@@ -350,7 +350,14 @@ class Store:
         """Changes when the database was away: what was remembered of it may be old."""
         if readonly:
             return
-        if not database.is_postgresql(url):
+        try:
+            self._begin(shared=database.is_postgresql(url))
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, *, shared: bool) -> None:
+        if not shared:
             self._make_tables()
             return
         with database.mended(), database.making(self._engine):
@@ -360,9 +367,7 @@ class Store:
 
     def _make_tables(self) -> None:
         with self._engine.begin() as connection:
-            meta.create(connection, checkfirst=True)
-            _check_schema(connection)
-            metadata.create_all(connection)
+            prepare(connection, SCHEMA)
             self._last = _numbers(connection)
 
     @classmethod
@@ -376,6 +381,7 @@ class Store:
 
         Raises:
             Transient: it is away.
+            ConfigError: it was upgraded while it was away.
         """
         if self._sole is None:
             return self.term
@@ -384,6 +390,7 @@ class Store:
             raise Transient("database: another node uses it")
         if term != self.term:
             with self.read() as reads:
+                SCHEMA.hold(reads.position("schema"))
                 before, self._last = self.last_event, reads.numbers()
                 found = reads.events_after(before, _MOST_MISSED)
             self.term = term
@@ -479,16 +486,6 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN")
-
-
-def _check_schema(connection: Connection) -> None:
-    found = connection.execute(select(meta.c.value).where(meta.c.name == "schema")).scalar()
-    if found is None:
-        connection.execute(insert(meta), [{"name": "schema", "value": str(SCHEMA)}])
-    elif int(found) < SCHEMA:
-        raise ConfigError(f"the database has schema {found}, of an earlier program: make a new node directory")
-    elif int(found) > SCHEMA:
-        raise ConfigError(f"the database has schema {found}, this program knows {SCHEMA}: install the newer version")
 
 
 def _numbers(connection: Connection) -> dict[str, int]:

@@ -1,9 +1,10 @@
 """PostgreSQL beneath the ledger and beneath a node's store: sessions, what errors mean, and being alone.
 
 Guarantees: every session waits for the disk when it commits, whatever the server's default is; no statement, no wait
-for a lock and no idle transaction lasts for ever, so that a process that hangs does not hold up the others; texts are
-bounded by who takes them and not by the columns, as in SQLite, and one that PostgreSQL cannot hold (it has a NUL) is
-stored with U+FFFD in its place: a peer's words end nothing; no error shows a password.
+for a lock and no idle transaction lasts for ever, so that a process that hangs does not hold up the others; a store is
+not upgraded while a session of a process that uses it lives; texts are bounded by who takes them and not by the
+columns, as in SQLite, and one that PostgreSQL cannot hold (it has a NUL) is stored with U+FFFD in its place: a peer's
+words end nothing; no error shows a password.
 
 Refuses, as ConfigError: another driver, a server before `OLDEST`, one that does not write to disk (`fsync = off`), one
 whose text is not UTF-8, and what its operator must change (names, passwords, rights).
@@ -50,6 +51,11 @@ _READERS: Final = {
     "idle_in_transaction_session_timeout": "0",
     "default_transaction_read_only": "on",
 }
+_UPGRADES: Final = {"statement_timeout": "0", "lock_timeout": "0", "idle_in_transaction_session_timeout": "0"}
+
+
+_NUMBER: Final = "hashtextextended('kentongan/' || current_schema() || '/used as {}', 0)"
+"""The number of the lock on a store that is in use; the database is the lock's own."""
 
 
 @compiles(String, "postgresql")
@@ -63,20 +69,24 @@ def is_postgresql(url: str) -> bool:
     return not url.startswith("sqlite:")
 
 
-def connect(url: str, *, reader: bool = False, **options: Any) -> Engine:
+def connect(url: str, *, reader: bool = False, use: str = "", **options: Any) -> Engine:
     """Connect, and see that the server is as it must be.
 
     Args:
         url: `postgresql+psycopg://…`; what it leaves out, libpq takes from its environment and password file.
         reader: never writes, and may take its time.
+        use: as what a process uses the store: while one of these sessions lives, `upgrading` is refused.
         options: of SQLAlchemy's `create_engine`.
 
     Raises:
         ConfigError: the operator must change something.
     """
+    return _connect(url, _READERS if reader else _ORDERS, use, **options)
+
+
+def _connect(url: str, settings: dict[str, str], use: str = "", **options: Any) -> Engine:
     engine = _engine(url, **options)
-    settings = _READERS if reader else _ORDERS
-    event.listen(engine, "connect", lambda connection, _record: _set_up(connection, settings))
+    event.listen(engine, "connect", lambda connection, _record: _set_up(connection, settings, use))
     end = time.monotonic() + PATIENCE
     while True:
         try:
@@ -105,7 +115,7 @@ def _engine(url: str, **options: Any) -> Engine:
         raise ConfigError("PostgreSQL needs a library: pip install 'kentongan[postgresql]'") from exc
 
 
-def _set_up(connection: Any, settings: dict[str, str]) -> None:
+def _set_up(connection: Any, settings: dict[str, str], use: str = "") -> None:
     """Give a new session its settings, in one round trip, and look at the server's."""
     from psycopg.types.string import StrDumper  # noqa: PLC0415 - an optional dependency
 
@@ -119,12 +129,13 @@ def _set_up(connection: Any, settings: dict[str, str]) -> None:
     # `remote_apply` is the one setting that waits for more than `on` does.
     commit = "CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END"
     ordered = "".join(f", set_config('{name}', '{value}', false)" for name, value in settings.items())
+    used = f"pg_try_advisory_lock_shared({_NUMBER.format(use)})" if use else "true"
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT current_setting('server_version_num')::int / 10000, current_setting('fsync'), "
-            f"current_setting('server_encoding'), set_config('synchronous_commit', {commit}, false){ordered}"
+            f"current_setting('server_encoding'), {used}, set_config('synchronous_commit', {commit}, false){ordered}"
         )
-        version, fsync, encoding, *_ = cursor.fetchone()
+        version, fsync, encoding, usable, *_ = cursor.fetchone()
     connection.commit()
     if version < OLDEST:
         raise ConfigError(f"the database server is PostgreSQL {version}: it must be {OLDEST} or newer")
@@ -132,6 +143,8 @@ def _set_up(connection: Any, settings: dict[str, str]) -> None:
         raise ConfigError("the database server has fsync = off: what it commits is not on disk; set it to on")
     if encoding != "UTF8":
         raise ConfigError(f"the database's encoding is {encoding}: make it with ENCODING 'UTF8'")
+    if not usable:
+        raise Transient("database: it is being upgraded")
 
 
 def vacuum(engine: Engine, *tables: Table) -> None:
@@ -233,6 +246,30 @@ def making(engine: Engine) -> Iterator[None]:
             yield
         finally:
             _end(session)
+
+
+@contextmanager
+def upgrading(url: str) -> Iterator[Engine]:
+    """Have a store to change its tables, for as long as it takes, after whoever does the same now.
+
+    Yields:
+        an engine for it. `unused` says whether nobody else has the store.
+
+    Raises:
+        ConfigError: the operator must change something.
+        Transient: the database is away.
+    """
+    engine = _connect(url, _UPGRADES)
+    try:
+        with mended(), making(engine):
+            yield engine
+    finally:
+        engine.dispose()
+
+
+def unused(connection: Connection, use: str) -> bool:
+    """Whether no process uses the store; then none begins to until the end of the transaction."""
+    return bool(connection.exec_driver_sql(f"SELECT pg_try_advisory_xact_lock({_NUMBER.format(use)})").scalar())
 
 
 class Sole:

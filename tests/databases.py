@@ -13,8 +13,10 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
+import broker.migrations
 import broker.store
 import broker.tables
+import node.migrations
 import node.store
 import node.tables
 from tests.postgresql import Server
@@ -37,6 +39,11 @@ def use(server: Server | None) -> None:
             _empty[file.name].append(url)
     _server = server
     _made.clear()
+
+
+def put(file: Path, url: str) -> None:
+    """Let a database that a test has made stand for this file."""
+    _made[file] = url
 
 
 def url_of(file: Path) -> str:
@@ -75,7 +82,7 @@ _OTHERS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE datname = current_database() AND pid <> pg_backend_pid()"
 )
-_SCHEMA = {"ledger.db": str(broker.store.SCHEMA_VERSION), "node.db": str(node.store.SCHEMA)}
+_SCHEMA = {"ledger.db": str(broker.migrations.SCHEMA.number), "node.db": str(node.migrations.SCHEMA.number)}
 
 
 def node_url(directory: Path) -> str | None:

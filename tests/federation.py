@@ -118,13 +118,14 @@ class Federation:
     faults: Faults = field(default_factory=Faults)
     policies: dict[str, Policy] = field(default_factory=dict)
     coordinator: str | None = None
+    begins: datetime = START
     hidden: dict[str, list[str]] = field(default_factory=dict)
     """By hidden member, those that see it."""
     groups: list[Group] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
-        self.clock = Clock()
+        self.clock = Clock(self.begins)
         self.keys = {name: self._key() for name in self.jurisdictions}
         self.broker_key = self._key()
         self.sealing = {name: SealingKey.generate(rand=self.rng.randbytes) for name in self.jurisdictions}

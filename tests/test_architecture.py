@@ -61,6 +61,9 @@ def where(test: Callable[[str], bool], *packages: str, but: tuple[str, ...] = ()
     return [file for file in files(*packages) if file not in but and test(file)]
 
 
+MIGRATIONS = tuple(files("node/migrations", "broker/migrations"))
+
+
 def test_the_files_are_found() -> None:
     """The rules below look at something."""
     assert {"protocol/keys.py", "node/__init__.py", "broker/__init__.py", "deploy/__init__.py"} <= set(files(*PACKAGES))
@@ -142,8 +145,11 @@ def test_packages_import_downwards(package: str, never: set[str]) -> None:
                 "broker/logstore.py",
                 "broker/reading.py",
                 "protocol/database.py",
+                "protocol/migrating.py",
+                *MIGRATIONS,
             ),
         ),
+        ("alembic", ("protocol/migrating.py", *MIGRATIONS)),
         ("opentelemetry", ("protocol/tracing.py",)),
         ("sqlite3", ()),
         ("psycopg", ("protocol/database.py",)),

@@ -104,7 +104,7 @@ run_node() {
     if [ ! -e "$dir/invitation.json" ]; then
         kentongan node join "$dir" "$exchange/$member.invitation.json"
     fi
-    exec kentongan node run "$dir"
+    exec kentongan node run --upgrade "$dir"
 }
 
 step=$1

@@ -170,7 +170,9 @@ def test_another_encoding_is_refused(server: Server) -> None:
         connect(server.create(ENCODING="LATIN1", LOCALE="C"))
 
 
-@pytest.mark.parametrize(("row", "word"), [((13, "on", "UTF8"), "PostgreSQL 13"), ((15, "off", "UTF8"), "fsync = off")])
+@pytest.mark.parametrize(
+    ("row", "word"), [((13, "on", "UTF8", True), "PostgreSQL 13"), ((15, "off", "UTF8", True), "fsync = off")]
+)
 def test_a_server_that_will_not_do_is_refused(row: tuple[Any, ...], word: str) -> None:
     """Too old; or one whose commits are not on disk, which no session can mend."""
 
