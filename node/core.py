@@ -22,10 +22,11 @@ from node.granting import granted_too_much
 from node.intake import Posting
 from node.opening import Bench, Message, Opened, open_messages
 from node.outbox import Outbox, Outgoing, in_messages
-from node.receive import Clerk, TakenIn, write_confirmation
+from node.receive import Clerk, write_confirmation
 from node.signing import Desk
 from node.store import Reads, Store, Tx, instant, microseconds
 from node.trust import Trust, in_order
+from node.turn import TakenIn
 from protocol import limits
 from protocol.access import TLPS
 from protocol.envelope import Rand
