@@ -19,6 +19,7 @@ from node.config import Escalation
 from node.escalation import Told, next_due, nothing_owed, tell_overdue
 from node.filing import Reply, Round
 from node.granting import granted_too_much
+from node.ids import Pool
 from node.intake import Posting
 from node.opening import Bench, Message, Opened, open_messages
 from node.outbox import Outbox, Outgoing, in_messages
@@ -101,6 +102,7 @@ class NodeCore:
         self._signer = signer
         self._now = now
         self._backlog = backlog
+        rand = Pool(rand)
         self._desk = Desk(
             member=member, jurisdiction=jurisdiction, signer=signer, fingerprint_key=fingerprint_key, rand=rand
         )

@@ -46,6 +46,8 @@ PULL: Final = 32
 PULL_WAIT: Final = 1.0
 PAUSE: Final = 0.5
 """Seconds after a passing fault."""
+PACE: Final = 0.25
+"""Seconds between two times that others hear of arrivals."""
 GOVERNANCE: Final = "governance.list"
 REGION_EVERY: Final = 60.0
 REQUEST_TIMEOUT: Final = 5.0
@@ -133,6 +135,8 @@ class State:
         self._on_link: list[Wake] = []
         self._on_policy: list[Wake] = []
         self._on_arrival: list[Wake] = []
+        self._arrived = False
+        self._pacing: asyncio.TimerHandle | None = None
 
     @property
     def connected(self) -> bool:
@@ -158,9 +162,20 @@ class State:
         self._on_arrival.append(bell)
 
     def ring_arrival(self) -> None:
-        """Messages were taken in."""
-        for bell in self._on_arrival:
-            bell.ring()
+        """Messages were taken in: told at once, but not again within `PACE`. Looking at what that means for those who
+        hear it costs as much as taking in a message.
+        """
+        self._arrived = True
+        if self._pacing is None:
+            self._tell_arrival()
+
+    def _tell_arrival(self) -> None:
+        self._pacing = None
+        if self._arrived:
+            self._arrived = False
+            self._pacing = asyncio.get_running_loop().call_later(PACE, self._tell_arrival)
+            for bell in self._on_arrival:
+                bell.ring()
 
     def ring_policy(self) -> None:
         """The own policy has changed."""
