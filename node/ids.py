@@ -25,7 +25,7 @@ _POOL: Final = 4_096
 
 
 class Pool:
-    """Random bytes drawn many at a time, each given out once: a system call for a few costs more than what they are for,
+    """Random bytes drawn many at a time, each given out once. A system call for a few costs more than their use,
     and lets another thread go first. For one thread.
     """
 
