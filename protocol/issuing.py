@@ -36,14 +36,14 @@ from protocol.reasons import Reason
 from protocol.report import COARSE_SUFFIX, UNIT_BIT, UNITS, Header, Report, part_of
 
 _encode: Final = msgspec.json.Encoder().encode
-_POOL: Final = 32
+_POOL: Final = 64
 """Salts in one draw."""
 Seal = Callable[[SignedReport], str | UnsetType]
 """Seals the body of a report whose header is not signed yet, and returns what the header shall name: see `sealing`."""
 
 
 def _salts(rand: Rand) -> Iterator[str]:
-    """Salts of 128 bits, drawn many at a time: one system call a report or so."""
+    """Salts of 128 bits, drawn many at a time: one system call for two reports or so."""
     while True:
         pool = rand(16 * _POOL)
         yield from b64_same([pool[at : at + 16] for at in range(0, len(pool), 16)])
@@ -57,8 +57,10 @@ class _Layout:
     first: int
     marks: list[tuple[int, bool, int]] = field(default_factory=list)
     """Of each disclosure: the bit of its unit, whether it is coarse, the index of the list that it is in or -1."""
-    lists: list[tuple[str, int, int]] = field(default_factory=list)
-    """Of each list: its name, and where its elements are."""
+    lists: list[tuple[str, str, int, int]] = field(default_factory=list)
+    """Of each list: its salt, its name, and where its elements are."""
+    salt: str = ""
+    """Of the header."""
     shown: dict[str, Any] = field(default_factory=dict)
 
 
@@ -78,18 +80,19 @@ def _lay_out(report: Report, salts: Iterator[str], parts: list[bytes]) -> _Layou
         for element in elements:
             parts.append(_encode((next(salts), element)))
             marks.append((UNIT_BIT[part_of(name, element)], element.get("level") == "coarse", len(layout.lists)))
-        layout.lists.append((name, len(parts) - len(elements), len(parts)))
+        layout.lists.append((next(salts), name, len(parts) - len(elements), len(parts)))
         layout.shown[name] = elements
     for name, value in msgspec.to_builtins(coarse_body(report.body)).items():
         parts.append(_encode((next(salts), name, value)))
         marks.append((UNIT_BIT[name.removesuffix(COARSE_SUFFIX)], True, -1))
         layout.shown[name] = value
+    layout.salt = next(salts)
     return layout
 
 
 def _build(reports: Sequence[Report], rand: Rand, seal: Seal | None) -> list[SignedReport]:
-    """All reports side by side, level by level: fields and elements, then lists, then headers. What is encoded and
-    hashed together costs half as much as piece by piece.
+    """All reports side by side, level by level: fields and elements, then lists, then headers. What is encoded together
+    costs less than piece by piece.
     """
     salts = _salts(rand)
     parts: list[bytes] = []
@@ -97,9 +100,9 @@ def _build(reports: Sequence[Report], rand: Rand, seal: Seal | None) -> list[Sig
     texts = b64_each(parts)
     digests = disclosure_digests(texts)
     lists = [
-        _encode((next(salts), name, [{"...": digest} for digest in digests[start:end]]))
+        _encode((salt, name, [{"...": digest} for digest in digests[start:end]]))
         for layout in layouts
-        for name, start, end in layout.lists
+        for salt, name, start, end in layout.lists
     ]
     containers = b64_each(lists)
     list_digests = disclosure_digests(containers)
@@ -115,7 +118,7 @@ def _build(reports: Sequence[Report], rand: Rand, seal: Seal | None) -> list[Sig
             header = msgspec.structs.replace(header, sealed=seal(show(header, "", "")))
         alone = [digests[first + place] for place, (_, _, container) in enumerate(marks) if container < 0]
         named = sorted([*alone, *list_digests[done:until]])
-        elements.append(_encode((next(salts), {**msgspec.to_builtins(header), "_sd": named})))
+        elements.append(_encode((layout.salt, {**msgspec.to_builtins(header), "_sd": named})))
         headers.append(header)
         opened.append(show)
         done = until
