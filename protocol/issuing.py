@@ -31,7 +31,7 @@ from protocol.envelope import (
 )
 from protocol.errors import ProtocolError
 from protocol.jws import sign_jws
-from protocol.keys import Signer, b64, b64_each, b64_same
+from protocol.keys import Signer, b64, b64_same
 from protocol.reasons import Reason
 from protocol.report import COARSE_SUFFIX, UNIT_BIT, UNITS, Header, Report, part_of
 
@@ -91,20 +91,20 @@ def _lay_out(report: Report, salts: Iterator[str], parts: list[bytes]) -> _Layou
 
 
 def _build(reports: Sequence[Report], rand: Rand, seal: Seal | None) -> list[SignedReport]:
-    """All reports side by side, level by level: fields and elements, then lists, then headers. What is encoded together
+    """All reports side by side, level by level: fields and elements, then lists, then headers. What is hashed together
     costs less than piece by piece.
     """
     salts = _salts(rand)
     parts: list[bytes] = []
     layouts = [_lay_out(report, salts, parts) for report in reports]
-    texts = b64_each(parts)
+    texts = [b64(part) for part in parts]
     digests = disclosure_digests(texts)
     lists = [
         _encode((salt, name, [{"...": digest} for digest in digests[start:end]]))
         for layout in layouts
         for salt, name, start, end in layout.lists
     ]
-    containers = b64_each(lists)
+    containers = [b64(part) for part in lists]
     list_digests = disclosure_digests(containers)
     opened: list[Callable[[Header, str, str], SignedReport]] = []
     headers: list[Header] = []
@@ -122,7 +122,7 @@ def _build(reports: Sequence[Report], rand: Rand, seal: Seal | None) -> list[Sig
         headers.append(header)
         opened.append(show)
         done = until
-    names = b64_each(elements)
+    names = [b64(part) for part in elements]
     together = zip(opened, headers, names, disclosure_digests(names), strict=True)
     return [show(header, text, digest) for show, header, text, digest in together]
 

@@ -61,14 +61,8 @@ def b64(data: bytes) -> str:
     return b2a_base64(data, newline=False).rstrip(b"=").translate(_TO_URL).decode("ascii")
 
 
-def b64_each(items: Iterable[bytes]) -> list[str]:
-    """`b64` of each, at half the price."""
-    encoded = b"~".join([b2a_base64(item, newline=False) for item in items])
-    return encoded.translate(_TO_URL, b"=").decode("ascii").split("~") if encoded else []
-
-
 def b64_same(items: Sequence[bytes]) -> list[str]:
-    """`b64` of each, for items of one size: all of them in one piece, at a fifth of the price."""
+    """`b64` of each, for items of one size: all of them in one piece."""
     size = len(items[0]) if items else 0
     # Zero bytes up to a multiple of three become characters of their own behind the last one of each item.
     fill = bytes(-size % 3)

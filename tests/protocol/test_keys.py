@@ -28,7 +28,6 @@ from protocol.keys import (
     SigningKey,
     VerifyKey,
     b64,
-    b64_each,
     b64_same,
     read_secret,
     thumbprint,
@@ -214,13 +213,10 @@ def test_only_the_signature_verifies(signature: bytes, data: bytes) -> None:
 
 
 @quick(100)
-@given(st.integers(min_value=0, max_value=40).flatmap(lambda size: st.lists(st.binary(min_size=size, max_size=size))))
+@given(st.integers(min_value=1, max_value=40).flatmap(lambda size: st.lists(st.binary(min_size=size, max_size=size))))
 def test_base64url_of_many_is_that_of_each(items: list[bytes]) -> None:
-    """Those of one size in one piece too."""
-    found = [b64(item) for item in items]
-    if all(items):
-        assert b64_same(items) == found
-        assert b64_each(items) == found
+    """In one piece."""
+    assert b64_same(items) == [b64(item) for item in items]
 
 
 @quick(100)
