@@ -18,15 +18,17 @@ from node.alarms import clear_alarm, raise_alarm
 from node.config import Escalation
 from node.escalation import Told, next_due, nothing_owed, tell_overdue
 from node.filing import Reply, Round
-from node.governed import sort_out
+from node.governed import POLICIES, sort_out
 from node.granting import granted_too_much
+from node.ids import Pool
 from node.intake import Posting
 from node.opening import Bench, Message, Opened, open_messages
 from node.outbox import Outbox, Outgoing, in_messages
-from node.receive import Clerk, TakenIn, write_confirmation
+from node.receive import Clerk, write_confirmation
 from node.signing import Desk
 from node.store import Reads, Store, Tx, instant, microseconds
 from node.trust import Trust
+from node.turn import TakenIn
 from protocol import limits
 from protocol.access import TLPS
 from protocol.envelope import Rand
@@ -44,7 +46,6 @@ IDEMPOTENCY_KEPT: Final = timedelta(days=30)
 """After this, equal content is still recognised by itself; only the key is forgotten."""
 Word = Literal["read", "acting", "closed"]
 _NOTICES: Final = "notices"
-_POLICIES: Final = "policies"
 _KEY_MISSING: Final = frozenset({Reason.UNKNOWN_KEY.value, Reason.UNKNOWN_MEMBER.value})
 
 
@@ -101,6 +102,7 @@ class NodeCore:
         self._signer = signer
         self._now = now
         self._backlog = backlog
+        rand = Pool(rand)
         self._desk = Desk(
             member=member, jurisdiction=jurisdiction, signer=signer, fingerprint_key=fingerprint_key, rand=rand
         )
@@ -177,7 +179,7 @@ class NodeCore:
     def policies_taken(self) -> int:
         """The number of the last published policy that is on disk."""
         with self.store.read() as reads:
-            return reads.position(_POLICIES)
+            return reads.position(POLICIES)
 
     def take_policies(self, texts: Sequence[str], number: int) -> list[str]:
         """Take other jurisdictions' published policies; the reasons of those that do not hold."""
@@ -194,7 +196,7 @@ class NodeCore:
                     tx.put(tables.policies, {**row, "published": True, "jws": jws})
             if not _KEY_MISSING.intersection(refused):
                 # Else the region document here may be older than the policy: look at it again.
-                tx.put(tables.meta, {"name": _POLICIES, "value": str(number)})
+                tx.put(tables.meta, {"name": POLICIES, "value": str(number)})
         self.refresh_region_book()
         return refused
 

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Row, Table, bindparam, delete, func, or_, select
 
 from node.doorrows import DoorRows, any_of
+from node.lookup import rows_where
 from node.tables import alarms, escalations, inbox, own_reports, posts
 
 
@@ -36,19 +37,23 @@ class Due(DoorRows):
             found += self._db.execute(query.where(condition))
         return found
 
-    def own_filings(self, column: str, values: Collection[Any]) -> list[Row[Any]]:
-        """What was filed, by any indexed column: `digest`, `report_id`, `revision`, `state`, `filing`."""
-        query = select(*(own_reports.c[name] for name in ("digest", "report_id", "revision", "state", "filing")))
-        return [row for c in any_of(own_reports.c[column], values) for row in self._db.execute(query.where(c))]
+    def newest_accepted(self, report_ids: Collection[str]) -> dict[str, int]:
+        """Of own reports, the newest revision that the region has accepted."""
+        chosen = [own_reports.c[name] for name in ("report_id", "revision", "state")]
+        newest: dict[str, int] = {}
+        for row in rows_where(self._db, chosen, own_reports.c.report_id, report_ids):
+            if row.state == "accepted":
+                newest[row.report_id] = max(row.revision, newest.get(row.report_id, 0))
+        return newest
 
     def own_states(self, digests: Collection[str]) -> list[Row[Any]]:
         """Own revisions by digest, without their content: `digest`, `report_id`, `revision`, `state`."""
-        query = select(*(own_reports.c[name] for name in ("digest", "report_id", "revision", "state")))
-        return [row for c in any_of(own_reports.c.digest, digests) for row in self._db.execute(query.where(c))]
+        chosen = [own_reports.c[name] for name in ("digest", "report_id", "revision", "state")]
+        return rows_where(self._db, chosen, own_reports.c.digest, digests)
 
     def posts(self, names: Collection[str]) -> list[Row[Any]]:
         """What POSTs of several reports came to."""
-        return [row for c in any_of(posts.c.id, names) for row in self._db.execute(select(posts).where(c))]
+        return rows_where(self._db, posts.c, posts.c.id, names)
 
     def open_alarm(self, key: str) -> Row[Any] | None:
         """The open alarm with this key."""
@@ -90,10 +95,7 @@ class Due(DoorRows):
 
     def escalations_by(self, digests: Collection[str]) -> list[Row[Any]]:
         """Who is waited for, by the reports' digests."""
-        found: list[Row[Any]] = []
-        for condition in any_of(escalations.c.digest, digests):
-            found += self._db.execute(select(escalations).where(condition))
-        return found
+        return rows_where(self._db, escalations.c, escalations.c.digest, digests)
 
 
 class Over(Due):
@@ -106,7 +108,8 @@ class Over(Due):
 
     def supersede(self, newest: Mapping[str, int]) -> None:
         """Wait for nobody any more on account of revisions before these; `newest` has a revision by report id."""
-        if newest:
+        later = [{"_report_id": name, "_revision": last} for name, last in newest.items() if last > 1]
+        if later:
             older = escalations.c.revision < bindparam("_revision")
             query = delete(escalations).where(escalations.c.report_id == bindparam("_report_id"), older)
-            self._db.execute(query, [{"_report_id": name, "_revision": last} for name, last in newest.items()])
+            self._db.execute(query, later)

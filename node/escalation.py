@@ -11,16 +11,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
 
 from node import tables
 from node.config import Escalation
-from node.heading import heading_of
 from node.opening import Arrival
 from node.store import Reads, Tx, microseconds
-from protocol.statements import Receipt
+from protocol.report import Header
 
 Severity = Literal["critical", "high", "medium", "low"]
 SEVERITIES: Final[tuple[Severity, ...]] = get_args(Severity)
@@ -88,30 +87,27 @@ def expect_reading(tx: Tx, fresh: Sequence[Arrival], at: int) -> None:
     )
 
 
-def expect_readers(tx: Tx, submission: int, receipt: Receipt, at: int) -> None:
-    """The members that were granted an own report are to read it.
+class Owed(NamedTuple):
+    """An own report that the region has accepted, and the members that are to read it."""
 
-    Args:
-        submission: the number of what the receipt is about; the states of its reports are already set.
-    """
-    said = {item.digest: item for item in receipt.reports}
-    accepted = [row for row in tx.own_filings("submission", [submission]) if row.state == "accepted"]
-    newest: dict[str, int] = {}
-    for row in tx.own_filings("report_id", {row.report_id for row in accepted}):
-        if row.state == "accepted":
-            newest[row.report_id] = max(row.revision, newest.get(row.report_id, 0))
+    report: Any
+    """Its `digest`, `report_id` and `revision`."""
+    header: Header
+    members: Sequence[str]
+
+
+def expect_readers(tx: Tx, accepted: Sequence[Owed], at: int) -> None:
+    """The members that were granted own reports are to read them; the states of the reports are set already."""
+    newest = tx.newest_accepted({report.report_id for report, _, _ in accepted})
     tx.supersede(newest)
     rows: list[dict[str, Any]] = []
-    for row in accepted:
-        heading = heading_of(row.filing)
-        item = said.get(row.digest)
-        if item is None or row.revision < newest[row.report_id] or heading.phase == "withdrawn":
+    for report, header, members in accepted:
+        if not members or report.revision < newest[report.report_id] or header.phase == "withdrawn":
             continue
-        decisions = receipt.decisions
-        members = [m for m, index in item.to.items() if 0 <= index < len(decisions) and decisions[index].granted]
-        if members:
-            until = microseconds(heading.expires_at) if heading.expires_at else None
-            rows.append(_row(ORIGIN, row, severity_of(heading.score), sorted(members), at, until))
+        expires_at = header.handling.expires_at if header.handling else None
+        score = header.severity.score if header.severity else None
+        until = microseconds(expires_at) if expires_at else None
+        rows.append(_row(ORIGIN, report, severity_of(score), list(members), at, until))
     tx.add(tables.escalations, rows)
 
 

@@ -8,10 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
 
 from protocol.errors import ProtocolError
 from protocol.governance import Show, Signed, open_record
+from protocol.parse import decode
 from protocol.reasons import Reason
+
+POLICIES: Final = "policies"
+"""Under which name the number of the last published policy is kept."""
+
+
+class _Listed(Struct, frozen=True, forbid_unknown_fields=True):
+    record: str
+    leaf: Annotated[int, Meta(ge=0, lt=2**62)]
+
+
+class _Records(Struct, frozen=True, forbid_unknown_fields=True):
+    records: list[_Listed]
+
+
+_records: Final = msgspec.json.Decoder(_Records)
+
+
+def read_page(data: bytes) -> list[tuple[str, int]]:
+    """The broker's answer to a question for records: each, and its leaf in the log.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    return [(one.record, one.leaf) for one in decode(_records, data).records]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,6 @@ not must either go beyond the entry, which the recipient sees, or put it into th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
-
 from protocol.envelope import SignedReport
 from protocol.errors import ProtocolError
 from protocol.policy import HEADER, PolicyBook, facts_of, sending_gates
@@ -37,18 +34,6 @@ def check_granted(report: SignedReport, opening: Opening) -> None:
     raise ProtocolError(Reason.NOT_GRANTED, "$.grants", "the log's entry grants nothing of this report")
 
 
-def _books(book: PolicyBook, jurisdiction: str, at: datetime) -> Sequence[tuple[PolicyBook, datetime]]:
-    """The own policy as the broker may have known it: the version in force, and the one before it.
-
-    A version that was signed while the link was down reaches the broker after its date.
-    """
-    began = sorted(
-        (policy for policy in book.policies if policy.jurisdiction == jurisdiction and policy.effective_from <= at),
-        key=lambda policy: (policy.effective_from, policy.version),
-    )
-    return [(PolicyBook([policy]), at) for policy in began[-2:]]
-
-
 def granted_too_much(
     header: Header, said: ReportReceipt, receipt: Receipt, registry: Registry, book: PolicyBook
 ) -> list[str]:
@@ -61,7 +46,8 @@ def granted_too_much(
     facts = facts_of(header)
     at = receipt.received_at
     found: list[str] = []
-    books = _books(book, facts.origin, at)
+    # A version that was signed while the link was down reaches the broker after its date: the one before it counts too.
+    books = book.begun(facts.origin, at)[-2:]
     for name, index in said.to.items():
         decision = receipt.decisions[index]
         if not decision.granted:
@@ -75,7 +61,7 @@ def granted_too_much(
             # Admitted after this node last looked: the policy of its jurisdiction is not to be guessed.
             continue
         recipient = as_recipient(member)
-        outcomes = [sending_gates(facts, recipient, one, when, registry.circles) for one, when in books]
+        outcomes = [sending_gates(facts, recipient, one, at, registry.circles) for one in books]
         if all(decision.exact & ~outcome.exact or decision.coarse & ~outcome.coarse for outcome in outcomes):
             found.append(name)
     return found

@@ -13,16 +13,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
-from typing import Annotated, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 import structlog
-from msgspec import Meta, Struct
 
 from node.answers import Answer, state_of
 from node.core import NodeCore
 from node.filing import Reply
-from node.governed import shows_more
+from node.governed import read_page, shows_more
 from node.intake import Posting
 from node.metrics import Metrics
 from node.opening import Opened
@@ -31,7 +30,6 @@ from node.traces import Paths
 from node.trust import head_in
 from protocol import subjects
 from protocol.errors import ProtocolError, Transient
-from protocol.parse import decode
 from protocol.tracing import tick
 from protocol.transport import Bus, Message
 
@@ -47,26 +45,12 @@ PULL: Final = 32
 PULL_WAIT: Final = 1.0
 PAUSE: Final = 0.5
 """Seconds after a passing fault."""
+PACE: Final = 0.25
+"""Seconds between two times that others hear of arrivals."""
 GOVERNANCE: Final = "governance.list"
 REGION_EVERY: Final = 60.0
 REQUEST_TIMEOUT: Final = 5.0
 TIDY_EVERY: Final = 3_600.0
-
-
-class Listed(Struct, frozen=True, forbid_unknown_fields=True):
-    """A governance record, and its leaf in the log."""
-
-    record: str
-    leaf: Annotated[int, Meta(ge=0, lt=2**62)]
-
-
-class Records(Struct, frozen=True, forbid_unknown_fields=True):
-    """The governance records after a number."""
-
-    records: list[Listed]
-
-
-_records: Final = msgspec.json.Decoder(Records)
 
 
 class Link(Bus, Protocol):
@@ -134,6 +118,8 @@ class State:
         self._on_link: list[Wake] = []
         self._on_policy: list[Wake] = []
         self._on_arrival: list[Wake] = []
+        self._arrived = False
+        self._pacing: asyncio.TimerHandle | None = None
 
     @property
     def connected(self) -> bool:
@@ -159,9 +145,20 @@ class State:
         self._on_arrival.append(bell)
 
     def ring_arrival(self) -> None:
-        """Messages were taken in."""
-        for bell in self._on_arrival:
-            bell.ring()
+        """Messages were taken in: told at once, but not again within `PACE`. Looking at what that means for those who
+        hear it costs as much as taking in a message.
+        """
+        self._arrived = True
+        if self._pacing is None:
+            self._tell_arrival()
+
+    def _tell_arrival(self) -> None:
+        self._pacing = None
+        if self._arrived:
+            self._arrived = False
+            self._pacing = asyncio.get_running_loop().call_later(PACE, self._tell_arrival)
+            for bell in self._on_arrival:
+                bell.ring()
 
     def ring_policy(self) -> None:
         """The own policy has changed."""
@@ -452,10 +449,10 @@ class Refresher:
         while after + len(found) < number:
             question = msgspec.json.encode({"after": after + len(found)})
             data = await link.request(subjects.rpc(GOVERNANCE), question, REQUEST_TIMEOUT)
-            page = decode(_records, data).records
+            page = read_page(data)
             if not page:
                 break
-            found += [(one.record, one.leaf) for one in page]
+            found += page
         return found
 
     async def run(self) -> None:

@@ -7,9 +7,7 @@ is an `alarm` in the feed. Nothing that a peer sends raises. No I/O but the tran
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -17,19 +15,18 @@ import msgspec
 from msgspec import UNSET
 
 from node import tables
-from node.alarms import raise_alarm
 from node.doorrows import rows_by
-from node.escalation import DONE, expect_readers, expect_reading, nothing_owed
+from node.escalation import DONE, expect_reading, nothing_owed
 from node.expiry import EXPIRED, content_of, hide_expired, hide_withdrawn, last_expired
+from node.governed import POLICIES
 from node.opening import Arrival, Bad, Parcel, Piece, Turned
+from node.receipts import TooMuch, take_receipts
 from node.store import Tx, microseconds
+from node.turn import Promise, TakenIn, Turn
 from protocol import limits
-from protocol.envelope import header_in
 from protocol.governance import Signed, entry_of
-from protocol.grants import commit
 from protocol.keys import Signer
 from protocol.reasons import Reason
-from protocol.report import Header
 from protocol.statements import (
     Confirmation,
     Delivered,
@@ -38,7 +35,6 @@ from protocol.statements import (
     Noted,
     Receipt,
     Refusal,
-    ReportReceipt,
     Stopped,
     sign_statement,
     statement_digest,
@@ -47,28 +43,6 @@ from protocol.statements import (
 _encode: Final = msgspec.json.encode
 _STOPPED: Final = "stopped"
 _DELIVERED: Final = "delivered"
-
-
-@dataclass(slots=True)
-class TakenIn:
-    """What a batch came to, for the schedule, the metrics and the log."""
-
-    settled: list[int] = field(default_factory=list)
-    """Submissions whose receipt is here."""
-    seconds: list[float] = field(default_factory=list)
-    """From commit to receipt, one a submission."""
-    noted: list[int] = field(default_factory=list)
-    """Own confirmations that the broker holds."""
-    to_send: list[int] = field(default_factory=list)
-    """Own confirmations to be sent now."""
-    steps: list[tuple[str, float]] = field(default_factory=list)
-    """Seconds by the broker's clock and this one: from its decision to its receipt, or to the report, here."""
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """(what, reason) of reports and statements."""
-
-
-TooMuch = Callable[[Header, ReportReceipt, Receipt], Sequence[str]]
-"""The members that were granted more of an own report than may be, see `granting.granted_too_much`."""
 
 
 class Clerk:
@@ -83,13 +57,15 @@ class Clerk:
     """
 
     def __init__(self, tx: Tx, member: str, signer: Signer, now: datetime, too_much: TooMuch) -> None:
+        self._turn = turn = Turn(tx, now)
         self._too_much = too_much
         self._tx = tx
         self._member = member
         self._signer = signer
         self._now = now
-        self._at = microseconds(now)
-        self.taken = TakenIn()
+        self._at = turn.at
+        self._alarm = turn.alarm
+        self.taken = turn.taken
 
     def take(self, pieces: Iterable[Piece]) -> TakenIn:
         """Write down everything."""
@@ -101,17 +77,13 @@ class Clerk:
                 self._bad(piece)
             else:
                 letters.setdefault(type(piece.statement), {})[piece.jws] = piece.statement
-        self._receipts(letters.get(Receipt, {}))
+        take_receipts(self._turn, letters.get(Receipt, {}), self._too_much)
         self._noted(letters.get(Noted, {}))
         self._confirmed(letters.get(Confirmation, {}))
         self._links(letters.get(Links, {}))
         self._stopped(letters.get(Stopped, {}))
         self._delivered(letters.get(Delivered, {}))
         return self.taken
-
-    def _alarm(self, about: str, reason: str, **facts: Any) -> None:
-        self.taken.counts["alarm", reason] += 1
-        raise_alarm(self._tx, about, reason, self._at, **facts)
 
     def _bad(self, bad: Bad) -> None:
         error = bad.error
@@ -126,78 +98,17 @@ class Clerk:
 
     # --- the broker's answers to what this member sent
 
-    def _receipts(self, letters: dict[str, Receipt]) -> None:
-        known = rows_by(self._tx.submission_heads({item.submission for item in letters.values()}), "digest")
-        seen: dict[str, str] = {}
-        for jws, receipt in letters.items():
-            row = known.get(receipt.submission)
-            held = seen.get(receipt.submission) or (row.receipt if row else None)
-            if row is None:
-                # Somebody used this member's transport credentials, or the database is older than the last send.
-                refused = receipt.refusal.reason if receipt.refusal else None
-                self._alarm("receipt", Reason.UNKNOWN_SUBMISSION.value, submission=receipt.submission, refused=refused)
-            elif held is None:
-                seen[receipt.submission] = jws
-                self._receipt(row, jws, receipt)
-                expect_readers(self._tx, row.id, receipt, self._at)
-            elif held != jws:
-                self._alarm("receipt", Reason.CONTENT_CHANGED.value, submission=receipt.submission)
-
-    def _receipt(self, row: Any, jws: str, receipt: Receipt) -> None:
-        said = {item.digest: item for item in receipt.reports}
-        updates: list[dict[str, Any]] = []
-        for report in self._tx.identities("submission", [row.id]):
-            if report.kept:
-                continue
-            item = said.pop(report.digest, None)
-            if item is None:
-                refusal = receipt.refusal or Refusal(
-                    reason=Reason.UNKNOWN_REPORT.value, detail="the broker's receipt does not name this report"
-                )
-                item = ReportReceipt(digest=report.digest, outcome="rejected", refusal=refusal)
-            reason = item.refusal.reason if item.refusal else ""
-            updates.append({"digest": report.digest, "state": item.outcome, "outcome": _encode(item)})
-            self.taken.counts[item.outcome, reason] += 1
-            event = {"report_id": report.report_id, "revision": report.revision, "digest": report.digest}
-            self._tx.event("report.receipt", {**event, "outcome": item.outcome, "reason": reason or None}, self._at)
-        self._hold_to_policy(row.id, receipt)
-        self._expect(receipt.leaf, commit(receipt, jws).entry, "receipt", row.digest)
-        if said:
-            self._alarm("receipt", Reason.UNKNOWN_REPORT.value, submission=row.digest, reports=len(said))
-        self._tx.set(tables.own_reports, "digest", updates)
-        self._tx.set(tables.submissions, "id", [{"id": row.id, "waiting": False, "receipt": jws}])
-        self.taken.settled.append(row.id)
-        self.taken.seconds.append((self._at - row.created_at) / 1_000_000)
-        self.taken.steps.append(("receipt", (self._now - receipt.received_at).total_seconds()))
-
-    def _hold_to_policy(self, submission: int, receipt: Receipt) -> None:
-        """No grant of an own report goes beyond its marking and the own policy, or the broker is at fault."""
-        texts = self._tx.disclosures_of(submission)
-        for item in receipt.reports:
-            text = texts.get(item.digest)
-            if text is None or item.outcome != "accepted":
-                continue
-            header = header_in(text.partition("~")[0])
-            for member in self._too_much(header, item, receipt):
-                ids = {"report_id": str(header.report_id), "revision": header.revision, "digest": item.digest}
-                self._alarm("receipt", Reason.GRANTED_TOO_MUCH.value, member=member, **ids)
-
-    def _expect(self, leaf: int, entry: bytes, about: str, name: str) -> None:
-        """Remember what the broker said is in its log, for the witness to look for."""
-        (known,) = self._tx.leaves_by("leaf", [leaf]) or (None,)
-        if known is None:
-            row = {"leaf": leaf, "entry": entry, "about": about, "name": name, "state": "waiting", "at": self._at}
-            self._tx.add(tables.leaves, [row])
-        elif known.entry != entry:
-            self._alarm("log", Reason.LOG_FORKED.value, leaf=leaf, name=name, other=known.name)
-
     def records(self, listed: Iterable[tuple[Signed, str, int]], shown: Iterable[tuple[int, str]] = ()) -> TakenIn:
         """Governance records that hold, each with the leaf that the broker says it has; earlier ones shown only now."""
-        self._tx.set(tables.governance, "number", [{"number": number, "record": text} for number, text in shown])
+        rows = [{"number": number, "record": text} for number, text in shown]
+        self._tx.set(tables.governance, "number", rows)
+        if rows:
+            # What those have published that are seen only now was passed over.
+            self._tx.put(tables.meta, {"name": POLICIES, "value": "0"})
         for signed, text, leaf in listed:
             row = {"number": signed.record.number, "digest": signed.digest, "record": text, "leaf": leaf}
             self._tx.add(tables.governance, [row])
-            self._expect(leaf, entry_of(signed.digest), "governance", signed.digest)
+            self._turn.expect([Promise(leaf, entry_of(signed.digest), "governance", signed.digest)])
         return self.taken
 
     def _noted(self, letters: dict[str, Noted]) -> None:
@@ -323,8 +234,7 @@ class Clerk:
                     turned.append(item)
                 else:
                     repeated.append(row)
-        for leaf, entry in parcel.leaves:
-            self._expect(leaf, entry, "delivery", statement)
+        self._turn.expect([Promise(leaf, entry, "delivery", statement) for leaf, entry in parcel.leaves])
         self._store(fresh, delivery, statement)
         self._turn_away(turned, delivery, statement)
         self._repeat(repeated, delivery, statement)

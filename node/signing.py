@@ -190,15 +190,13 @@ class Desk:
 
         A report that is too large even alone gets `known.error` and is in no envelope.
         """
-        sealer = Sealer(
-            {
-                (sheet.report.header.report_id, sheet.report.header.revision): sheet.seal_to
-                for sheet in sheets
-                if sheet.seal_to
-            },
-            self._rand,
-        )
-        envelope = issue([sheet.report for sheet in sheets], self._origin.member, self._signer, now, self._rand, sealer)
+        to = {
+            (sheet.report.header.report_id, sheet.report.header.revision): sheet.seal_to
+            for sheet in sheets
+            if sheet.seal_to
+        }
+        sealer, reports = Sealer(to, self._rand), [sheet.report for sheet in sheets]
+        envelope = issue(reports, self._origin.member, self._signer, now, self._rand, sealer if to else None)
         parts: list[list[str]] = []
         boxes: list[bytes] = []
         for sheet, signed in zip(sheets, envelope.reports, strict=True):

@@ -14,7 +14,7 @@ Times are microseconds since 1970. The tables stand in `tables.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +27,6 @@ from sqlalchemy import (
     Engine,
     Row,
     Table,
-    bindparam,
     create_engine,
     delete,
     event,
@@ -35,12 +34,11 @@ from sqlalchemy import (
     insert,
     or_,
     select,
-    update,
 )
 
 from node.doorrows import DoorWrites
-from node.doorrows import any_of as _in
 from node.due import Due, Over
+from node.lookup import inserting, rows_where, updating
 from node.migrations import SCHEMA
 from node.pushed import Pushed
 from node.tables import (
@@ -113,24 +111,20 @@ class Reads(Due, TaxiiReads, Pushed):
     """Queries; on a connection that shows one state of the database."""
 
     def _by(self, table: Table, column: str, values: Collection[Any]) -> list[Row[Any]]:
-        return [
-            row
-            for condition in _in(table.c[column], values)
-            for row in self._db.execute(select(table).where(condition).order_by(*table.primary_key))
-        ]
+        return rows_where(self._db, table.c, table.c[column], values, table.primary_key)
+
+    def _some(self, table: Table, chosen: Iterable[str], column: str, values: Collection[Any]) -> list[Row[Any]]:
+        return rows_where(self._db, [table.c[name] for name in chosen], table.c[column], values)
 
     def identities(self, column: str, values: Collection[Any]) -> list[Row[Any]]:
         """Own revisions by any indexed column, without their content, in the order of filing."""
         chosen = ("digest", "report_id", "revision", "incident_id", "content_hash", "kept", "submission", "tlp")
-        query = select(*(own_reports.c[name] for name in chosen)).order_by(own_reports.c.seq)
-        return [
-            row for condition in _in(own_reports.c[column], values) for row in self._db.execute(query.where(condition))
-        ]
+        columns = [own_reports.c[name] for name in chosen]
+        return rows_where(self._db, columns, own_reports.c[column], values, [own_reports.c.seq])
 
     def foreign(self, column: str, values: Collection[str]) -> set[str]:
         """Which of these `report_id`s or `incident_id`s stand in the inbox."""
-        query = select(inbox.c[column]).distinct()
-        return {row[0] for c in _in(inbox.c[column], values) for row in self._db.execute(query.where(c))}
+        return {row[0] for row in self._some(inbox, [column], column, values)}
 
     def answer(self, client: str, key: str) -> Row[Any] | None:
         """The answer that an idempotency key got."""
@@ -149,9 +143,7 @@ class Reads(Due, TaxiiReads, Pushed):
 
     def submission_heads(self, digests: Collection[str]) -> list[Row[Any]]:
         """Submissions without their messages."""
-        chosen = (submissions.c[name] for name in ("id", "digest", "created_at", "waiting", "receipt"))
-        query = select(*chosen)
-        return [row for c in _in(submissions.c.digest, digests) for row in self._db.execute(query.where(c))]
+        return self._some(submissions, ("id", "digest", "created_at", "waiting", "receipt"), "digest", digests)
 
     def confirmations_by(self, column: str, values: Collection[Any]) -> list[Row[Any]]:
         """Own confirmations by `id` or `digest`."""
@@ -161,10 +153,10 @@ class Reads(Due, TaxiiReads, Pushed):
         """Own revisions with their content, by any indexed column."""
         return self._by(own_reports, column, values)
 
-    def disclosures_of(self, submission: int) -> dict[str, str]:
-        """The disclosures of all reports of an own submission, by the reports' digests."""
-        query = select(own_reports.c.digest, own_reports.c.disclosures).where(own_reports.c.submission == submission)
-        return {row.digest: row.disclosures for row in self._db.execute(query)}
+    def reports_sent(self, numbers: Collection[int]) -> list[Row[Any]]:
+        """The own revisions in these submissions, with their disclosures, in no order."""
+        chosen = ("submission", "digest", "report_id", "revision", "kept", "disclosures")
+        return self._some(own_reports, chosen, "submission", numbers)
 
     def leaves_by(self, column: str, values: Collection[Any]) -> list[Row[Any]]:
         """What must be in the log, by `leaf` or by `name`."""
@@ -199,8 +191,7 @@ class Reads(Due, TaxiiReads, Pushed):
 
     def submission_names(self, numbers: Collection[int]) -> dict[int, str]:
         """The digests of submissions by their numbers."""
-        query = select(submissions.c.id, submissions.c.digest)
-        return {row[0]: row[1] for c in _in(submissions.c.id, numbers) for row in self._db.execute(query.where(c))}
+        return {row.id: row.digest for row in self._some(submissions, ("id", "digest"), "id", numbers)}
 
     def statements_by(self, digests: Collection[str]) -> list[Row[Any]]:
         """Statements of others, as they signed them."""
@@ -244,8 +235,7 @@ class Reads(Due, TaxiiReads, Pushed):
 
     def known_statements(self, digests: Collection[str]) -> set[str]:
         """Which of these statements are here."""
-        query = select(statements.c.digest)
-        return {row[0] for c in _in(statements.c.digest, digests) for row in self._db.execute(query.where(c))}
+        return {row[0] for row in self._some(statements, ["digest"], "digest", digests)}
 
     def policies(self) -> list[Row[Any]]:
         """Every signed policy that is here, in the order of their versions."""
@@ -293,14 +283,12 @@ class Tx(Reads, Over, TaxiiWrites, DoorWrites):
     def add(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows."""
         if rows:
-            self._db.execute(insert(table), list(rows))
+            self._db.execute(inserting(table), list(rows))
 
     def set(self, table: Table, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Update rows found by `key`; every row names the same columns."""
         if rows:
-            names = [name for name in rows[0] if name != key]
-            query = update(table).where(table.c[key] == bindparam(f"_{key}"))
-            query = query.values({name: bindparam(f"_{name}") for name in names})
+            query = updating(table, key, tuple(name for name in rows[0] if name != key))
             self._db.execute(query, [{f"_{name}": value for name, value in row.items()} for row in rows])
 
     def put(self, table: Table, row: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from node.core import NodeCore
 from node.filing import Reply
 from node.intake import Posting
 from node.outbox import Outgoing
-from node.receive import TakenIn
+from node.turn import TakenIn
 from protocol.subjects import Kind
 from protocol.tracing import OFF, Span, Trace, Tracing, read, tick
 from protocol.transport import Message

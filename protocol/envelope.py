@@ -29,7 +29,7 @@ import msgspec
 from protocol import limits
 from protocol.errors import ProtocolError
 from protocol.jws import JwsParts, split_jws, verify_parts
-from protocol.keys import KeyLookup, VerifyKey, b64, unb64
+from protocol.keys import KeyLookup, VerifyKey, b64, b64_same, unb64
 from protocol.parse import convert, decode, refusal
 from protocol.reasons import Reason
 from protocol.report import (
@@ -134,6 +134,11 @@ def disclosure_digest(text: str) -> str:
     return b64(hashlib.sha256(text.encode("ascii")).digest())
 
 
+def disclosure_digests(texts: Iterable[str]) -> list[str]:
+    """`disclosure_digest` of each."""
+    return b64_same([hashlib.sha256(text.encode("ascii")).digest() for text in texts])
+
+
 # --- restricting ------------------------------------------------------------------------------------------------
 
 
@@ -194,7 +199,7 @@ class _Pool:
     def __init__(self, texts: list[str]) -> None:
         self._texts: dict[str, str] = {}
         self._named: set[str] = set()
-        self._texts.update(zip(map(disclosure_digest, texts), texts, strict=True))
+        self._texts.update(zip(disclosure_digests(texts), texts, strict=True))
         if len(self._texts) < len(texts):
             raise ProtocolError(Reason.DISCLOSURE_DUPLICATE, "$", "a disclosure is there twice")
 

@@ -90,6 +90,18 @@ class PolicyBook:
             if len({item.source.version for item in found}) != len(found):
                 raise ConfigError(f"policies of {jurisdiction}: a version is there twice")
         self._versions: Mapping[str, Sequence[CompiledPolicy]] = versions
+        self._alone: dict[tuple[str, int], PolicyBook] = {}
+
+    def begun(self, jurisdiction: str, now: datetime) -> list[PolicyBook]:
+        """The versions whose date has come by then, oldest first, each in a book of its own."""
+        found = []
+        for item in self._versions.get(jurisdiction, ()):
+            if item.source.effective_from <= now:
+                name = jurisdiction, item.source.version
+                if name not in self._alone:
+                    self._alone[name] = PolicyBook([item.source])
+                found.append(self._alone[name])
+        return found
 
     def at(self, jurisdiction: str, now: datetime) -> CompiledPolicy | Reason:
         """The version in force at that time, or why there is none."""

@@ -144,6 +144,31 @@ def test_a_grant_beyond_the_own_policy_is_an_alarm(
     assert alarms(core) == found
 
 
+def test_a_report_that_is_named_twice_is_held_to_both(core: NodeCore, broker: Broker) -> None:
+    """A receipt that first grants too much of a report and then speaks of it again."""
+    file(core, filing(marking={"tlp": "AMBER", "recipients": ["sg"]}))
+    message = core.outgoing(1)[0].data
+    (report,) = broker.open(message).reports
+    said = [
+        ReportReceipt(digest=report.digest, outcome="accepted", to={"my-cert": 0}),
+        ReportReceipt(digest=report.digest, outcome="accepted", to={}),
+    ]
+    jws = broker.receipt(message, decisions=[Decision(granted=True, exact=HEADER)], reports=said)
+    core.receive([receipts(jws)])
+    assert alarms(core) == ["granted-too-much"]
+
+
+def test_two_receipts_for_one_leaf_are_a_fork(core: NodeCore, broker: Broker) -> None:
+    """Also when they come in one message."""
+    for title in ("One", "Another"):
+        file(core, filing(title))
+    first, second = (broker.receipt(item.data, leaf=5) for item in core.outgoing(2))
+    core.receive([receipts(first, second)])
+    assert alarms(core) == ["log-forked"]
+    with core.store.read() as reads:
+        assert len(reads.leaves_by("leaf", [5])) == 1
+
+
 def test_a_grant_to_somebody_who_is_not_named_is_an_alarm(core: NodeCore, broker: Broker) -> None:
     """The report's own marking counts like the policy."""
     file(core, filing(marking={"tlp": "AMBER", "recipients": ["sg"]}))

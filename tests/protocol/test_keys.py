@@ -22,7 +22,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import ConfigError, ProtocolError
-from protocol.keys import KeyRecord, KeyRing, SigningKey, VerifyKey, b64, read_secret, thumbprint, unb64, write_secret
+from protocol.keys import (
+    KeyRecord,
+    KeyRing,
+    SigningKey,
+    VerifyKey,
+    b64,
+    b64_same,
+    read_secret,
+    thumbprint,
+    unb64,
+    write_secret,
+)
 from protocol.reasons import Reason
 from tests.protocol.make import DAY, NOW, key_of, quick, refused
 
@@ -199,6 +210,13 @@ def test_only_the_signature_verifies(signature: bytes, data: bytes) -> None:
         key.verify(signature, data)
     with refused(Reason.SIGNATURE_INVALID):
         key.verify(KEY.sign(data), data + b"\0")
+
+
+@quick(100)
+@given(st.integers(min_value=1, max_value=40).flatmap(lambda size: st.lists(st.binary(min_size=size, max_size=size))))
+def test_base64url_of_many_is_that_of_each(items: list[bytes]) -> None:
+    """In one piece."""
+    assert b64_same(items) == [b64(item) for item in items]
 
 
 @quick(100)
