@@ -26,6 +26,7 @@ MEMBER_CONNECTIONS: Final = 16
 """A node, its commands, and connections that the server has not yet seen end."""
 MEMBER_SUBSCRIPTIONS: Final = 256
 
+_MEMBER: Final = "member-"
 _UNLIMITED: Final = -1
 # Every user claim issued up to the last second of the year 9999.
 _ALL_REVOKED: Final[Mapping[str, int]] = {"*": 253_402_300_799}
@@ -84,6 +85,10 @@ class Accounts:
     def member_account(self, member: str) -> str:
         """Public key of a member's account; makes the account key when it is asked for the first time."""
         return public_of(self._member_seed(member), Role.ACCOUNT)
+
+    def members_ever(self) -> set[str]:
+        """Whoever has an account key here, members that left included."""
+        return {path.stem.removeprefix(_MEMBER) for path in self._directory.glob(f"{_MEMBER}*.nk")}
 
     def operator_jwt(self, now: int) -> str:
         """Claim of the operator about itself, for the server's configuration."""
@@ -180,7 +185,7 @@ class Accounts:
         return sign_claims(self._seeds["operator"], public, name, nats, now)
 
     def _member_seed(self, member: str) -> str:
-        name = f"member-{subjects.check_member(member)}"
+        name = f"{_MEMBER}{subjects.check_member(member)}"
         if name not in self._seeds:
             path = _path(self._directory, name)
             if not path.exists():

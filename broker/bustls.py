@@ -107,7 +107,7 @@ def certificate_for(config: Config, member: str, user: str, now: datetime) -> st
 def ca_text(config: Config) -> str | None:
     """Who vouches for the bus, for invitations."""
     path = config.nats.ca_file
-    if config.nats.tls_cert is None or path is None:
+    if path is None or (config.nats.mode == "embedded" and config.nats.tls_cert is None):
         return None
     try:
         return path.read_text("ascii")

@@ -221,11 +221,8 @@ def listed(ledger: store.Store, data: bytes) -> bytes:
     return msgspec.json.encode(Answer(found))
 
 
-def offered(directory: Path, member: str, data: bytes, now: datetime, *, mints: bool) -> bytes:
+def offered(directory: Path, member: str, data: bytes, now: datetime) -> bytes:
     """Take a change of its own keys from a member. The same record again gets the same answer.
-
-    Args:
-        mints: whether the broker has the keys of the bus, and so can admit another key for a connection.
 
     Raises:
         ProtocolError: it is another kind of record, does not follow, or is not signed by who may decide it; or
@@ -234,8 +231,6 @@ def offered(directory: Path, member: str, data: bytes, now: datetime, *, mints: 
     """
     signed = open_record(data)
     act = signed.record.act
-    if isinstance(act, Keys) and act.transport is not None and not mints:
-        raise ProtocolError(Reason.NOT_ALLOWED, "$.act.transport", "whoever runs the bus makes keys for connections")
     if not isinstance(act, Keys) or act.member != member:
         raise ProtocolError(Reason.NOT_ALLOWED, "$.act", "a member offers its own keys; the rest is for the trustees")
     try:

@@ -80,6 +80,6 @@ class Governor:
         """See `governing.listed`."""
         return governing.listed(self._ledger, data)
 
-    def offered(self, member: str, data: bytes, *, mints: bool) -> bytes:
+    def offered(self, member: str, data: bytes) -> bytes:
         """See `governing.offered`. The members loop follows within a second."""
-        return governing.offered(self._directory, member, data, self._clock(), mints=mints)
+        return governing.offered(self._directory, member, data, self._clock())
