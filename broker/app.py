@@ -34,7 +34,7 @@ from broker.keywatch import KeyWatch
 from broker.log import Log
 from broker.metrics import Metrics
 from broker.notices import missed
-from broker.renewal import CurrentKey, current_key
+from broker.renewal import CurrentKey, current_key, sign_with
 from broker.sending import HANDS, Sending
 from broker.sequencer import Sequencer
 from broker.traces import trace_batch
@@ -472,7 +472,9 @@ class Broker:
         if method == OFFER_METHOD:
             return await self.read(self._governor.offered, member, data)
         if method == CLAIM_METHOD:
-            return await self.read(busside.claim, self.config, self._state.registry, member)
+            signer, registry, nats = sign_with(self._signer), self._state.registry, self.nats
+            if nats is not None:
+                return await self.read(busside.claim, self.config, nats.accounts, signer, registry, member, data)
         if method in sequencer.METHODS:
             return await self._sequencer.answer(member, method, data)
         raise ProtocolError(Reason.UNKNOWN_PATH, "$", "no such method")

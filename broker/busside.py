@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 import structlog
 
 from broker.accounts import Accounts
-from broker.bustls import certificate_for, is_local, server_tls
+from broker.bustls import ca_text, certificate_for, is_local, server_tls
 from broker.claims import Retired
 from broker.config import Config
 from broker.external import ExternalNats
@@ -25,12 +25,21 @@ from protocol.bus import NatsBus
 from protocol.chain import State
 from protocol.dialing import Tls
 from protocol.errors import ProtocolError
-from protocol.invitation import Claim
-from protocol.keys import replace_secret
+from protocol.invitation import Held, digest_of_ca
+from protocol.keylife import Life, state_of
+from protocol.keys import Signer, replace_secret
+from protocol.parse import decode
 from protocol.reasons import Reason
 from protocol.registry import Registry
+from protocol.statements import BROKER, Claim, sign_statement
 
 log = structlog.get_logger()
+USES: Final = {
+    "operator": "signs the accounts of the bus",
+    "account": "signs who connects to the bus",
+    "user": "opens the broker's connections",
+}
+_held: Final = msgspec.json.Decoder(Held)
 
 
 class Servers(Protocol):
@@ -39,6 +48,10 @@ class Servers(Protocol):
     @property
     def url(self) -> str:
         """Where to connect."""
+
+    @property
+    def accounts(self) -> Accounts:
+        """The keys that sign accounts and users."""
 
     @property
     def tls(self) -> Tls | None:
@@ -83,7 +96,7 @@ async def start_server(
         stack.push_async_callback(others.stop)
         await others.start()
         return others
-    own = server_tls(config, datetime.now(UTC))
+    own = server_tls(config)
     if own is None and not is_local(settings.host):
         log.warning("nats.not_encrypted", host=settings.host)
     server = EmbeddedNats(
@@ -111,18 +124,43 @@ def retired_keys(state: State, now: datetime) -> dict[str, dict[str, int]]:
     return {member: keys for member, keys in found.items() if keys}
 
 
-def claim(config: Config, registry: Registry, member: str) -> bytes:
-    """The claim with which a member's node connects, for the key that the region lists.
+def claim(config: Config, accounts: Accounts, signer: Signer, registry: Registry, member: str, data: bytes) -> bytes:
+    """With what a member's node connects, signed, for the key that the region lists; nothing if it has that already.
+
+    Args:
+        data: what it has, or nothing.
 
     Raises:
-        ProtocolError: the member has no such key.
+        ProtocolError: the member has no such key, or the question is malformed.
     """
+    ca = ca_text(config)
+    if data:
+        held = decode(_held, data)
+        if held.account == accounts.member_account(member) and held.ca == digest_of_ca(ca) and not held.renew:
+            return b""
     listed = registry.member(member).transport
     if listed is None:
         raise ProtocolError(Reason.NOT_ALLOWED, "$", "the region lists no key for this member's connection")
-    jwt = Accounts.load(config.keys / "nats").issue_user(member, listed, int(time.time()))
-    certificate = certificate_for(config, member, listed, datetime.now(UTC))
-    return msgspec.json.encode(Claim(user_jwt=jwt, certificate=certificate))
+    now = datetime.now(UTC)
+    jwt = accounts.issue_user(member, listed, int(now.timestamp()))
+    certificate = certificate_for(config, member, listed, now)
+    made = Claim(iss=BROKER, aud=member, at=now, user_jwt=jwt, certificate=certificate, ca=ca)
+    return sign_statement(made, signer).encode("ascii")
+
+
+def bus_lives(config: Config, now: datetime) -> list[Life]:
+    """The keys of the bus's operator and accounts. None of them ends by itself but one that was replaced."""
+    accounts = Accounts.load(config.keys / "nats")
+    found = []
+    for kind, name, public, made in accounts.publics():
+        member = name.removeprefix("member-")
+        owner, begins = BROKER if member == name else member, datetime.fromtimestamp(made, UTC)
+        found.append(Life(kind, public[:22], USES[kind], "nkey", "current", True, begins, None, owner))
+    for member, public, until in accounts.former():
+        ends = datetime.fromtimestamp(until, UTC)
+        state = state_of(None, ends, None, in_use=False, now=now)
+        found.append(Life("account", public[:22], USES["account"], "nkey", state, False, None, ends, member))
+    return found
 
 
 async def connect(config: Config, server: Servers) -> NatsBus:

@@ -31,9 +31,18 @@ def sign_all(
         claim = accounts.member_account_jwt(member, now, revoked=member in cut, retired=retired.get(member))
         return accounts.member_account(member), claim
 
+    before = {
+        account: accounts.member_account_jwt(
+            member, now, revoked=member in cut, retired=retired.get(member), account=account
+        )
+        if member in everybody and now < until
+        else accounts.closed_account_jwt(account, now)
+        for member, account, until in accounts.former()
+    }
     return dict(
         [
             *map(of, sorted(cut & everybody)),
+            *before.items(),
             (accounts.system_account, accounts.system_account_jwt(now)),
             # A member's imports from it must find what it exports.
             (accounts.broker_account, accounts.broker_account_jwt(everybody, now)),

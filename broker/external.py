@@ -110,7 +110,7 @@ class ExternalNats:
     ) -> None:
         self.url = url
         self.tls = tls
-        self._accounts = accounts
+        self.accounts = self._accounts = accounts
         self._creds = place / "system.creds"
         self._clock = clock
         self._bus: NatsBus | None = None

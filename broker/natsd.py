@@ -131,6 +131,11 @@ class EmbeddedNats:
         return self._retired
 
     @property
+    def accounts(self) -> Accounts:
+        """The keys that sign accounts and users."""
+        return self._accounts
+
+    @property
     def behind(self) -> int:
         """How many accounts the server does not know as they are now."""
         return sum(not claims.says_the_same(self._pushed.get(one), jwt) for one, jwt in self._claims.items())
@@ -216,6 +221,8 @@ class EmbeddedNats:
         if stamp == self._tls_stamp or self._process is None:
             return False
         self._tls_stamp = stamp
+        if self._tls is not None:
+            self._tls.renew()
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGHUP)
         return True

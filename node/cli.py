@@ -36,7 +36,7 @@ from node.config import (
     find_config,
     load_config,
 )
-from node.dialling import keep_certificate
+from node.dialling import keep_ca, keep_certificate
 from node.directory import directory, in_lines
 from node.keycli import held_trust
 from node.pushcli import add_webhooks
@@ -321,6 +321,7 @@ def _join(place: Path, invitation_file: Path) -> int:
     if creds.exists() and config.invitation.exists() and present == invitation:
         print(f"{config.member} has this invitation already")
         return 0
+    keep_ca(config.keys, invitation.ca)
     keep_certificate(config.keys, invitation.certificate, seed)
     replace_secret(creds, natsauth.format_creds(invitation.user_jwt, seed).encode("ascii"))
     (config.keys / NATS_NEXT).unlink(missing_ok=True)

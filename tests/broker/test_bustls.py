@@ -128,7 +128,7 @@ async def test_another_server_is_not_believed(place: Place) -> None:
     """One of another authority, or under another name, or without TLS: refused in plain words."""
     other = certs.make_authority("another", 1, now())
     with pytest.raises(ConfigError, match="did not sign"):
-        await place.connect(ca=other.certificate.decode())
+        await place.connect(ca_file=None, ca=other.certificate.decode())
     with pytest.raises(ConfigError, match="another name"):
         await place.connect(name="elsewhere.example")
     member = (place.node / "keys" / "nats-certificate.pem").read_bytes()
@@ -262,7 +262,7 @@ def test_settings_that_do_not_fit(tmp_path: Path) -> None:
     file.write_text(text)
     (tmp_path / "b" / "keys" / "tls" / "ca.key").unlink()
     with pytest.raises(ConfigError, match=r"ca\.key"):
-        bustls.server_tls(load_config(tmp_path / "b"), now())
+        bustls.server_tls(load_config(tmp_path / "b"))
 
 
 async def test_a_lost_key_of_the_connection_is_replaced_by_files(place: Place, tmp_path: Path) -> None:
