@@ -22,6 +22,7 @@ import msgspec
 import nats.errors
 import structlog
 from msgspec import Meta, Struct
+from nats.aio.msg import Msg
 
 from broker import claims
 from broker.accounts import Accounts
@@ -118,6 +119,7 @@ class ExternalNats:
         self._held: dict[str, dict[str, str]] = {}
         """By server, by account, the claim that it took."""
         self._adopted = False
+        self._urgent = False
         self._complaint = ""
         self._claims: dict[str, str] = {}
         self._newest = 0
@@ -170,7 +172,11 @@ class ExternalNats:
                 self._wait_for(str(exc))
                 pause = AGAIN
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            if self._wake.is_set():
+                self._wake.clear()
+                self._urgent = True
 
     async def set_members(
         self, members: Iterable[str], suspended: Iterable[str] = (), retired: Retired | None = None
@@ -231,9 +237,9 @@ class ExternalNats:
         if not self._adopted:
             await self._adopt(bus)
         refused = ""
-        if self._wake.is_set() and self._held:
+        if self._urgent and self._held:
             # Whoever is to be cut off does not wait for a server that hangs.
-            self._wake.clear()
+            self._urgent = False
             refused = await self._push(bus)
         await self._find(bus)
         refused = await self._push(bus) or refused
@@ -292,14 +298,21 @@ class ExternalNats:
         nc, answers = bus.nc, list[bytes]()
         if not bus.connected:
             raise Transient("not connected to the bus")
+        # The library's own waiting takes a cancellation for a closed connection.
+        arrived: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def take(msg: Msg) -> None:
+            arrived.put_nowait(msg.data)
+
         reply = nc.new_inbox()
         try:
-            waiting = await nc.subscribe(reply)
+            subscription = await nc.subscribe(reply, cb=take)
             await nc.publish(subject, data, reply=reply)
-            with suppress(nats.errors.TimeoutError):
+            with suppress(TimeoutError):
                 while not answers or not complete(answers):
-                    answers.append((await waiting.next_msg(QUIET if answers else ANSWER)).data)
-            await waiting.unsubscribe()
+                    async with asyncio.timeout(QUIET if answers else ANSWER):
+                        answers.append(await arrived.get())
+            await subscription.unsubscribe()
         except (*SEND_ERRORS, nats.errors.Error) as exc:
             raise Transient(f"the NATS servers do not answer: {exc or type(exc).__name__}") from exc
         return answers

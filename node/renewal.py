@@ -243,7 +243,7 @@ class Renewal:
                     wait = PAUSE / 2 if await self.once() else LOOK
                 elif self._state.connected and asked * LOOK >= FOLLOW:
                     asked = 0
-                    await self._bus_keys.follow()
+                    await self._follow()
             except Transient:
                 wait = PAUSE * 2
             except (ProtocolError, ConfigError) as exc:
@@ -251,6 +251,15 @@ class Renewal:
                 log.error("node.keys_refused", reason=reason)
                 wait = AGAIN
             await bell.wait(wait)
+
+    async def _follow(self) -> None:
+        try:
+            await self._bus_keys.follow()
+        except ProtocolError as exc:
+            if exc.reason is not Reason.UNKNOWN_KEY:
+                raise
+            # The broker signs with a new key: the region lists it, and the next question finds it.
+            await self._refresh.once()
 
     async def once(self) -> bool:
         """One step; tells whether there is another one to be done soon.

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from broker.accounts import Accounts
 from broker.external import ExternalNats
 from protocol.errors import ConfigError
+from protocol.natsauth import Role, format_creds, issuer_of, parse_creds, public_of
 from tests.natshelp import Region, eventually, region
 
 
@@ -88,3 +89,24 @@ async def test_servers_of_another_operator_are_refused(tmp_path: Path) -> None:
             await found.start()
         assert found.behind
         await found.stop()
+
+
+async def test_a_members_former_account_counts_until_its_time(tmp_path: Path) -> None:
+    """All keys of the bus are replaced; nodes that have not followed yet are let in meanwhile, and not after."""
+    async with region(tmp_path, ["pl"], supervised=False) as bus:
+        before = bus.member_creds("pl")
+        await bus.server.stop()
+    end = int(time.time()) + 1000
+    assert bus.accounts.renew(end) == 1
+    async with region(tmp_path, ["pl"], supervised=False) as bus:
+        await (await bus.member("pl")).close()
+        after = bus.accounts.issue_user(
+            "pl", public_of(parse_creds(before.read_text())[1], Role.USER), int(time.time())
+        )
+        assert issuer_of(after) != issuer_of(parse_creds(before.read_text())[0])
+        later = servers(bus, tmp_path / "a", "pl", ahead=1001)
+        async with supervised(later):
+            with pytest.raises(ConfigError, match="refused"):
+                await bus.member("pl")
+            bus.write("pl.creds", format_creds(after, parse_creds(before.read_text())[1]))
+            await (await bus.member("pl")).close()
