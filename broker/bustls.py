@@ -103,18 +103,21 @@ def authority(keys: Path) -> certs.Pair:
 def begin_authority(keys: Path, region: str, now: datetime) -> certs.Certificate:
     """Another authority beside the present one: it signs from now on, and both are believed.
 
-    The server goes on showing the certificate that nodes believe already.
+    The server goes on showing the certificate that nodes believe already. The key of the present one is not needed.
 
     Raises:
         ConfigError: such a change is under way, or there is no authority.
     """
     place = keys / DIRECTORY
-    present = authority(keys)
-    if len(certs.each_in((place / AUTHORITY[0]).read_bytes(), str(place / AUTHORITY[0]))) > 1:
+    try:
+        present = certs.each_in((place / AUTHORITY[0]).read_bytes(), str(place / AUTHORITY[0]))
+    except FileNotFoundError as exc:
+        raise ConfigError(f"{place / AUTHORITY[0]} is missing: restore it from the backup") from exc
+    if len(present) > 1:
         raise ConfigError("another authority is there already: end its beginning with --authority --finish")
     pair = certs.make_authority(region, _serial(), now)
     # A kill in between leaves the old key, which finds its certificate: this is begun again by hand, from a backup.
-    _replace(place / AUTHORITY[0], pair.certificate + present.certificate)
+    _replace(place / AUTHORITY[0], pair.certificate + present[0])
     replace_secret(place / AUTHORITY[1], pair.key)
     return certs.read_certificate(pair.certificate, AUTHORITY[0])
 

@@ -99,7 +99,10 @@ def _change_authority(config: Config, args: argparse.Namespace) -> int:
 
 def _change_bus(config: Config, overlap: int) -> int:
     until = datetime.now(UTC) + timedelta(days=overlap)
-    members = Accounts.load(config.keys / "nats").renew(int(until.timestamp()))
+    place = config.keys / "nats"
+    # Lost ones are made anew; then there is nothing that nodes could follow from.
+    accounts = Accounts.load(place) if (place / "operator.nk").exists() else Accounts.create(place)
+    members = accounts.renew(int(until.timestamp()))
     print(f"made new keys for the bus's operator, its own accounts and those of {members} members: restart the broker")
     print(f"nodes take what is new within seconds of that; until {until:%Y-%m-%d} the members' old accounts count too")
     if config.nats.mode == "external":
@@ -109,7 +112,7 @@ def _change_bus(config: Config, overlap: int) -> int:
 
 def _rotate(args: argparse.Namespace) -> int:
     config = load_config(args.directory)
-    if not 1 <= args.overlap <= renewal.KEY_LIFE.days:
+    if not (0 if args.bus else 1) <= args.overlap <= renewal.KEY_LIFE.days:
         raise ConfigError(f"--overlap is 1 to {renewal.KEY_LIFE.days} days")
     if args.authority:
         return _change_authority(config, args)

@@ -312,3 +312,32 @@ async def test_an_invitation_of_another_region_does_not_replace_the_pinned_one(p
     before = place.node_config.invitation.read_bytes()
     assert kentongan("node", "join", place.node, tmp_path / "o.json") == 2
     assert place.node_config.invitation.read_bytes() == before
+
+
+async def test_another_authority_comes_beside_the_present_one(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both count until it is finished, and the lost key of the old one does not matter; then the new one alone."""
+    tls = place.home / "keys" / "tls"
+    (tls / "ca.key").unlink()
+    assert kentongan("broker", "rotate", place.home, "--authority", "--finish") == 2
+    assert kentongan("broker", "rotate", place.home, "--authority") == 0
+    assert kentongan("broker", "rotate", place.home, "--authority") == 2
+    capsys.readouterr()
+    assert kentongan("broker", "keys", place.home) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines() if " authority " in line]
+    assert [("current" in line, "overlap" in line) for line in shown] == [(True, False), (False, True)]
+    assert place.server.follow_certificates()
+    # The node has a certificate of the old one, and believes the old one alone.
+    await (await place.connect()).close()
+    broker = await busside.connect(place.config, place.server)
+    place.stack.push_async_callback(broker.close)
+    assert kentongan("broker", "rotate", place.home, "--authority", "--finish") == 0
+    assert place.server.follow_certificates()
+    async with asyncio.timeout(20):
+        while "did not sign" not in await said(place):
+            await asyncio.sleep(0.05)
+    assert bustls.ca_text(place.config) == (tls / "ca.pem").read_text()
+    assert (tls / "ca.pem").read_text().count("BEGIN") == 1
+    # With the new one believed, the old certificate of the node is still nothing.
+    with pytest.raises(ConfigError, match="wants a certificate of this member"):
+        await place.connect(ca_file=tls / "ca.pem")
+    await broker.renew()
