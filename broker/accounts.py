@@ -26,6 +26,7 @@ MEMBER_CONNECTIONS: Final = 16
 """A node, its commands, and connections that the server has not yet seen end."""
 MEMBER_SUBSCRIPTIONS: Final = 256
 
+_MEMBER: Final = "member-"
 _UNLIMITED: Final = -1
 # Every user claim issued up to the last second of the year 9999.
 _ALL_REVOKED: Final[Mapping[str, int]] = {"*": 253_402_300_799}
@@ -67,6 +68,48 @@ class Accounts:
         """Load the keys that `create` made; `rand` makes the account keys of members to come."""
         return cls(directory, rand, {name: _read(_path(directory, name), role) for name, role in _KEYS})
 
+    def renew(self, until: int) -> int:
+        """Make new keys in place of all; the members' old accounts count beside the new ones until then.
+
+        What runs with the old keys goes on with them: the new ones count from the next start on, all at once.
+
+        Args:
+            until: seconds since 1970.
+
+        Returns:
+            how many members have an account.
+        """
+        members = self.members_ever()
+        fresh = [(name, role) for name, role in _KEYS] + [(f"{_MEMBER}{one}", Role.ACCOUNT) for one in sorted(members)]
+        for name, role in fresh:
+            path = _path(self._directory, name)
+            kept = _path(self._directory, f"{name}.until-{until}")
+            if name.startswith(_MEMBER) and not kept.exists():
+                os.link(path, kept)
+            draft = path.with_suffix(".next")
+            draft.unlink(missing_ok=True)
+            _write_new(draft, create_seed(role, self._rand(SEED_ENTROPY)))
+            draft.replace(path)
+        return len(members)
+
+    def publics(self) -> list[tuple[str, str, str, float]]:
+        """All keys: operator, account or user, whose, the public key, and when it was made (seconds since 1970)."""
+        roles = {**dict(_KEYS), **{f"{_MEMBER}{one}": Role.ACCOUNT for one in self.members_ever()}}
+        return [
+            (role.name.lower(), name, public_of(_read(path, role), role), path.stat().st_mtime)
+            for name, role in sorted(roles.items())
+            if (path := _path(self._directory, name))
+        ]
+
+    def former(self) -> list[tuple[str, str, int]]:
+        """Accounts that members had before: the member, the account's public key, and until when it counts."""
+        found = []
+        for path in sorted(self._directory.glob(f"{_MEMBER}*.until-*.nk")):
+            member, _, until = path.stem.removeprefix(_MEMBER).partition(".until-")
+            if until.isdigit():
+                found.append((member, public_of(_read(path, Role.ACCOUNT), Role.ACCOUNT), int(until)))
+        return found
+
     @property
     def operator_public(self) -> str:
         return public_of(self._seeds["operator"], Role.OPERATOR)
@@ -84,6 +127,11 @@ class Accounts:
     def member_account(self, member: str) -> str:
         """Public key of a member's account; makes the account key when it is asked for the first time."""
         return public_of(self._member_seed(member), Role.ACCOUNT)
+
+    def members_ever(self) -> set[str]:
+        """Whoever has an account key here, members that left included."""
+        names = (path.stem.removeprefix(_MEMBER) for path in self._directory.glob(f"{_MEMBER}*.nk"))
+        return {name for name in names if subjects.is_member_id(name)}
 
     def operator_jwt(self, now: int) -> str:
         """Claim of the operator about itself, for the server's configuration."""
@@ -103,11 +151,18 @@ class Accounts:
         )
 
     def member_account_jwt(
-        self, member: str, now: int, *, revoked: bool = False, retired: Mapping[str, int] | None = None
+        self,
+        member: str,
+        now: int,
+        *,
+        revoked: bool = False,
+        retired: Mapping[str, int] | None = None,
+        account: str | None = None,
     ) -> str:
         """Claim about a member's account.
 
         Args:
+            account: its public key, if it is one that the member had before.
             retired: user keys that open no connection any more, and since when.
 
         With `revoked` the account may hold no connection, imports nothing, and refuses every user claim, those still
@@ -123,7 +178,7 @@ class Accounts:
         )
         return self._account_jwt(
             subjects.account(member),
-            self.member_account(member),
+            account or self.member_account(member),
             limits_,
             now,
             imports=[] if revoked else _imports(member, self.broker_account),
@@ -180,7 +235,7 @@ class Accounts:
         return sign_claims(self._seeds["operator"], public, name, nats, now)
 
     def _member_seed(self, member: str) -> str:
-        name = f"member-{subjects.check_member(member)}"
+        name = f"{_MEMBER}{subjects.check_member(member)}"
         if name not in self._seeds:
             path = _path(self._directory, name)
             if not path.exists():

@@ -33,10 +33,9 @@ from broker.keyage import key_seconds
 from broker.keywatch import KeyWatch
 from broker.log import Log
 from broker.metrics import Metrics
-from broker.natsd import EmbeddedNats
 from broker.notices import missed
 from broker.ownkey import Held
-from broker.renewal import CurrentKey
+from broker.renewal import CurrentKey, sign_with
 from broker.sending import HANDS, Sending
 from broker.sequencer import Sequencer
 from broker.token import KeyKeeper
@@ -114,7 +113,8 @@ class Broker:
         self._sequencer = Sequencer(self.log, read=self.read, write=self._write, clock=clock, metrics=self.metrics)
         self.keys = KeyWatch(lambda: self._state, lambda: self._signer.kid, clock, partial(lives, config))
         self.bus: NatsBus | None = None
-        self.nats: EmbeddedNats | None = None
+        self.nats: busside.Servers | None = None
+        self._left: set[str] = set()
         self.bugs = Bugs()
         self.api = Api(self)
 
@@ -173,6 +173,7 @@ class Broker:
                     for member, (number, oldest) in store.backlog(connection).items()
                 },
                 "log": self.log.numbers(),
+                "claims_behind": self.claims_behind(),
             }
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -192,6 +193,7 @@ class Broker:
             await self._write(self._governor.record, self._state)
             await self._write(self.log.load, self._clock())
             self.nats = await busside.start_server(self.config, *self._ids(), self._retired(), stack)
+            self.metrics.claims_behind.set_function(self.claims_behind)
             self.bus = await busside.connect(self.config, self.nats)
             stack.push_async_callback(self.bus.close)
             await self._reconcile()
@@ -199,11 +201,10 @@ class Broker:
             await self._requeue()
             await self.bus.serve(subjects.RPC_FROM_ANY_MEMBER, self._answer, sequencer.holds)
             await self.api.start(stack)
-            log.info("broker.started", url=self.api.url, nats=self.nats.url if self.nats else self.config.nats.url)
+            log.info("broker.started", url=self.api.url, nats=self.nats.url)
             ready()
             async with asyncio.TaskGroup() as loops:
-                if self.nats is not None:
-                    loops.create_task(self.nats.supervise(), name="nats")
+                loops.create_task(self.nats.supervise(), name="nats")
                 loops.create_task(self._ingest_loop(), name="ingest")
                 loops.create_task(self._sequencer.run(), name="log")
                 loops.create_task(self.key.run(), name="key")
@@ -211,7 +212,7 @@ class Broker:
                     loops.create_task(self._sending.run(), name=f"send-{number}")
                 loops.create_task(self._redelivery_loop(), name="redelivery")
                 loops.create_task(self._topology_loop(), name="topology")
-                loops.create_task(self._members_loop(), name="members")
+                loops.create_task(self._members_loop(self.nats), name="members")
                 loops.create_task(self.bugs.watch(), name="bugs")
                 loops.create_task(self._keys_loop(), name="keys")
 
@@ -225,6 +226,10 @@ class Broker:
         return busside.retired_keys(chain.state, self._clock()) if chain is not None else {}
 
     # --- loops --------------------------------------------------------------------------------------------------
+
+    def claims_behind(self) -> int:
+        """How many accounts some server of the bus does not know as they are now."""
+        return self.nats.behind if self.nats is not None else 0
 
     def _bus(self) -> NatsBus:
         if self.bus is None:
@@ -400,17 +405,17 @@ class Broker:
         if back:
             await self._write(self._redelivery.hurry, back, self._clock())
 
-    async def _members_loop(self) -> None:
+    async def _members_loop(self, nats: busside.Servers) -> None:
         """Follow the region's files. A change takes effect as a whole; a broken one is reported and not used."""
         while True:
             await asyncio.sleep(FOLLOW)
-            if self.nats is not None and self.nats.follow_certificates():
+            if nats.follow_certificates():
                 log.info("nats.certificate_renewed")
             found = members.stamp(self.config.region)
             try:
                 if found == self._stamp and not await self.read(self._outdated):
-                    if self.nats is not None and self.nats.retired != (retired := self._retired()):
-                        await self.nats.set_members(*self._ids(), retired)
+                    if nats.retired != (retired := self._retired()):
+                        await nats.set_members(*self._ids(), retired)
                     continue
                 self._stamp = found
                 state = await self.read(self._load_state)
@@ -423,20 +428,21 @@ class Broker:
             before = set(self._ids()[0]) - set(self._ids()[1])
             self._state = state
             ids, suspended = self._ids()
-            gone = before - (set(ids) - set(suspended))
-            log.info("broker.region_changed", serial=state.registry.region.serial, stopped=sorted(gone))
+            active = set(ids) - set(suspended)
+            # Kept until their inboxes are gone: what fails below is done again from its beginning.
+            self._left = (self._left | before) - active
+            log.info("broker.region_changed", serial=state.registry.region.serial, stopped=sorted(self._left))
             try:
-                if self.nats is not None:
-                    await self.nats.set_members(ids, suspended, self._retired())
+                await nats.set_members(ids, suspended, self._retired())
                 await self._write(self._governor.record, self._state)
                 self._records = await self.key.take_up(state.registry.region) or self._records
                 await self._sequencer.region_changed()
-                for member in gone:
+                for member in sorted(self._left):
                     await topology.purge_inbox(self._bus().nc, member)
+                self._left.clear()
                 await self._reconcile()
                 await self._requeue()
-                back = (set(ids) - set(suspended)) - before
-                await self._write(self._redelivery.hurry, sorted(back), self._clock())
+                await self._write(self._redelivery.hurry, sorted(active - before), self._clock())
             except Transient as exc:
                 self._stamp = ()
                 log.warning("broker.waiting", why=str(exc))
@@ -462,10 +468,11 @@ class Broker:
         if method == GOVERNANCE_METHOD:
             return await self.read(self._governor.listed, member, data)
         if method == OFFER_METHOD:
-            mints = self.nats is not None
-            return await self.read(partial(self._governor.offered, member, data, mints=mints))
+            return await self.read(self._governor.offered, member, data)
         if method == CLAIM_METHOD:
-            return await self.read(busside.claim, self.config, self._state.registry, member)
+            signer, registry, nats = sign_with(self._signer), self._state.registry, self.nats
+            if nats is not None:
+                return await self.read(busside.claim, self.config, nats.accounts, signer, registry, member, data)
         if method in sequencer.METHODS:
             return await self._sequencer.answer(member, method, data)
         raise ProtocolError(Reason.UNKNOWN_PATH, "$", "no such method")

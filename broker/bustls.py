@@ -4,17 +4,17 @@
     keys/tls/server.pem, server.key the server's certificate, a year
     data/nats/broker-tls.pem        the broker's own, made anew at each start
 
-Guarantees: no key of a node is ever here: a node's certificate is for the public key that opens its connection. Never
-overwrites the authority.
+Guarantees: no key of a node is ever here: a node's certificate is for the public key that opens its connection. While
+another authority takes the place of the present one, `ca.pem` holds both, the one that signs first.
 """
 
 from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -88,12 +88,59 @@ def renew_server(keys: Path, names: Sequence[str], now: datetime) -> certs.Certi
 
 
 def authority(keys: Path) -> certs.Pair:
-    """The region's own authority. ConfigError if it is not here."""
+    """The region's own authority, the one whose key signs. ConfigError if it is not here."""
     place = keys / DIRECTORY
     try:
-        return certs.Pair((place / AUTHORITY[0]).read_bytes(), read_secret(place / AUTHORITY[1]))
+        trusted, key = (place / AUTHORITY[0]).read_bytes(), read_secret(place / AUTHORITY[1])
     except FileNotFoundError as exc:
         raise ConfigError(f"{place / AUTHORITY[0]} is missing: restore it from the backup") from exc
+    for one in certs.each_in(trusted, str(place / AUTHORITY[0])):
+        if certs.belongs(one, key):
+            return certs.Pair(one, key)
+    raise ConfigError(f"{place / AUTHORITY[1]} is the key of no authority in {AUTHORITY[0]}: restore both")
+
+
+def begin_authority(keys: Path, region: str, now: datetime) -> certs.Certificate:
+    """Another authority beside the present one: it signs from now on, and both are believed.
+
+    The server goes on showing the certificate that nodes believe already. The key of the present one is not needed.
+
+    Raises:
+        ConfigError: such a change is under way, or there is no authority.
+    """
+    place = keys / DIRECTORY
+    try:
+        present = certs.each_in((place / AUTHORITY[0]).read_bytes(), str(place / AUTHORITY[0]))
+    except FileNotFoundError as exc:
+        raise ConfigError(f"{place / AUTHORITY[0]} is missing: restore it from the backup") from exc
+    if len(present) > 1:
+        raise ConfigError("another authority is there already: end its beginning with --authority --finish")
+    pair = certs.make_authority(region, _serial(), now)
+    # A kill in between leaves the old key, which finds its certificate: this is begun again by hand, from a backup.
+    _replace(place / AUTHORITY[0], pair.certificate + present[0])
+    replace_secret(place / AUTHORITY[1], pair.key)
+    return certs.read_certificate(pair.certificate, AUTHORITY[0])
+
+
+def finish_authority(keys: Path, names: Sequence[str], now: datetime) -> certs.Certificate:
+    """Only the newest authority is believed, and vouches for the server too.
+
+    Raises:
+        ConfigError: there is but one.
+    """
+    place = keys / DIRECTORY
+    own = authority(keys)
+    if len(certs.each_in((place / AUTHORITY[0]).read_bytes(), str(place / AUTHORITY[0]))) < 2:
+        raise ConfigError("there is but one authority: begin with --authority alone")
+    made = renew_server(keys, names, now)
+    _replace(place / AUTHORITY[0], own.certificate)
+    return made
+
+
+def _replace(path: Path, data: bytes) -> None:
+    draft = path.with_name(f"{path.name}.new")
+    draft.write_bytes(data)
+    draft.replace(path)
 
 
 def certificate_for(config: Config, member: str, user: str, now: datetime) -> str | None:
@@ -107,7 +154,7 @@ def certificate_for(config: Config, member: str, user: str, now: datetime) -> st
 def ca_text(config: Config) -> str | None:
     """Who vouches for the bus, for invitations."""
     path = config.nats.ca_file
-    if config.nats.tls_cert is None or path is None:
+    if path is None or (config.nats.mode == "embedded" and config.nats.tls_cert is None):
         return None
     try:
         return path.read_text("ascii")
@@ -124,6 +171,8 @@ class ServerTls:
     client_ca: Path | None
     own: Tls
     """How the broker speaks to it."""
+    renew: Callable[[], None] = lambda: None
+    """Make what `own` shows anew."""
 
     def stamp(self) -> tuple[int, ...]:
         """Differs when a file was replaced."""
@@ -131,7 +180,7 @@ class ServerTls:
         return tuple(path.stat().st_mtime_ns for path in files if path is not None and path.exists())
 
 
-def server_tls(config: Config, now: datetime) -> ServerTls | None:
+def server_tls(config: Config) -> ServerTls | None:
     """What the settings say; makes the broker's own certificate if the server will ask for one.
 
     Raises:
@@ -144,13 +193,17 @@ def server_tls(config: Config, now: datetime) -> ServerTls | None:
         if path is not None and not path.is_file():
             raise ConfigError(f"{path} is missing: `kentongan broker init --tls` makes such files")
     names = certs.names_of(settings.tls_cert.read_bytes(), str(settings.tls_cert))
-    own = None
-    if settings.client_ca is not None:
-        own = config.data / "nats" / "broker-tls.pem"
-        private, public = certs.client_key(secrets.token_bytes(32))
-        replace_secret(own, certs.issue_client(authority(config.keys), BROKER, public, _serial(), now) + private)
+    own = config.data / "nats" / "broker-tls.pem" if settings.client_ca is not None else None
+
+    def renew() -> None:
+        if own is not None:
+            private, public = certs.client_key(secrets.token_bytes(32))
+            signed = certs.issue_client(authority(config.keys), BROKER, public, _serial(), datetime.now(UTC))
+            replace_secret(own, signed + private)
+
+    renew()
     tls = Tls(ca_file=settings.ca_file, certificate=own, name=names[0] if names else None)
-    return ServerTls(settings.tls_cert, settings.tls_key, settings.client_ca, tls)
+    return ServerTls(settings.tls_cert, settings.tls_key, settings.client_ca, tls, renew)
 
 
 def lives(config: Config, now: datetime) -> list[Life]:
@@ -160,8 +213,10 @@ def lives(config: Config, now: datetime) -> list[Life]:
         ("certificate", SERVER_USE, config.nats.tls_cert),
         ("authority", AUTHORITY_USE, config.nats.ca_file if config.nats.tls_cert else None),
     ):
-        if path is not None and path.exists():
-            one = certs.read_certificate(path.read_bytes(), str(path))
-            state = state_of(one.not_before, one.not_after, None, in_use=True, now=now)
-            found.append(Life(kind, one.serial, use, one.alg, state, True, one.not_before, one.not_after, BROKER))
+        for number, pem in enumerate(certs.each_in(path.read_bytes(), str(path)) if path and path.exists() else []):
+            one = certs.read_certificate(pem, str(path))
+            # An authority before the one that signs is believed until it is taken out.
+            state = state_of(one.not_before, one.not_after, None, in_use=not number, now=now)
+            span = (one.not_before, one.not_after)
+            found.append(Life(kind, one.serial, use, one.alg, state, not number, *span, BROKER))
     return found

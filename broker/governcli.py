@@ -397,9 +397,11 @@ def _make_roles(args: argparse.Namespace, _: State) -> Act:
     return _valid(Roles(member=args.id, roles=args.role))
 
 
-def _make_keys(args: argparse.Namespace, _: State) -> Act:
+def _make_keys(args: argparse.Namespace, state: State) -> Act:
     member = read_document(args.file, Member)
-    return Keys(member=member.id, keys=member.keys, sealing_keys=member.sealing_keys)
+    # The one before it opens nothing any more: who wants it to goes on with it renews it over the bus.
+    fresh = member.transport if member.transport != _member(state, member.id).transport else None
+    return Keys(member=member.id, keys=member.keys, sealing_keys=member.sealing_keys, transport=fresh)
 
 
 def _make_revoke(args: argparse.Namespace, state: State) -> Act:

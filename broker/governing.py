@@ -294,12 +294,11 @@ def shown_to(chain: Chain, number: int, record: bytes, member: Member) -> bytes:
     return record if seers is None or seers.include(member) else without_opening(record)
 
 
-def offered(directory: Path, member: str, data: bytes, now: datetime, carrier: Carrier, *, mints: bool) -> bytes:
+def offered(directory: Path, member: str, data: bytes, now: datetime, carrier: Carrier) -> bytes:
     """Take a change of its own keys from a member. The same record again gets the same answer.
 
     Args:
         carrier: gives the broker's key.
-        mints: whether the broker has the keys of the bus, and so can admit another key for a connection.
 
     Raises:
         ProtocolError: it is another kind of record, does not follow, or is not signed by who may decide it; or
@@ -308,8 +307,6 @@ def offered(directory: Path, member: str, data: bytes, now: datetime, carrier: C
     """
     signed = open_record(data)
     act = signed.record.act
-    if isinstance(act, Keys) and act.transport is not None and not mints:
-        raise ProtocolError(Reason.NOT_ALLOWED, "$.act.transport", "whoever runs the bus makes keys for connections")
     if not isinstance(act, Keys) or act.member != member:
         raise ProtocolError(Reason.NOT_ALLOWED, "$.act", "a member offers its own keys; the rest is for the trustees")
     try:

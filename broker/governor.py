@@ -84,9 +84,9 @@ class Governor:
         """See `governing.listed`."""
         return governing.listed(self._ledger, data, self._now_recorded()[1], member)
 
-    def offered(self, member: str, data: bytes, *, mints: bool) -> bytes:
+    def offered(self, member: str, data: bytes) -> bytes:
         """See `governing.offered`. The members loop follows within a second."""
-        return governing.offered(self._directory, member, data, self._clock(), self._carrier, mints=mints)
+        return governing.offered(self._directory, member, data, self._clock(), self._carrier)
 
     def _carrier(self) -> Signer:
         return sign_with(self._signer)

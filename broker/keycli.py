@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import argparse
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from broker import bustls, governcli, renewal
+from broker.accounts import Accounts
+from broker.busside import bus_lives
 from broker.config import Config, load_config
 from broker.governing import load_chain
 from broker.keywatch import region_lives
@@ -41,6 +43,17 @@ def add_actions(actions: Any) -> None:
     rotate.add_argument(
         "--tls-name", action="append", default=[], metavar="NAME", help="what it names (default: as the present one)"
     )
+    rotate.add_argument(
+        "--authority", action="store_true", help="only the bus's own authority: another one beside it, see --finish"
+    )
+    rotate.add_argument(
+        "--finish", action="store_true", help="with --authority: only the new one counts, once the nodes know it"
+    )
+    rotate.add_argument(
+        "--bus",
+        action="store_true",
+        help="only the keys of the bus's operator and accounts; used from the next start on",
+    )
     rotate.set_defaults(run=_rotate)
 
 
@@ -49,7 +62,11 @@ def _keys(args: argparse.Namespace) -> int:
     config = load_config(args.directory)
     now = datetime.now(UTC)
     signing = present_kid(config)
-    lives = [*region_lives(load_chain(config.region, now).state, signing, now), *bustls.lives(config, now)]
+    lives = [
+        *region_lives(load_chain(config.region, now).state, signing, now),
+        *bustls.lives(config, now),
+        *bus_lives(config, now),
+    ]
     if args.json:
         for life in lives:
             print(msgspec.json.encode(as_document(life, now)).decode())
@@ -70,12 +87,47 @@ def _renew_certificate(config: Config, names: list[str]) -> int:
     return 0
 
 
+def _change_authority(config: Config, args: argparse.Namespace) -> int:
+    if config.nats.ca_file != config.keys / bustls.DIRECTORY / bustls.AUTHORITY[0]:
+        raise ConfigError("the authority in [nats] is not the region's own: change it where it is from")
+    now = datetime.now(UTC)
+    if args.finish:
+        made = bustls.finish_authority(config.keys, args.tls_name, now)
+        print(f"made the certificate {made.serial}, valid until {made.not_after:%Y-%m-%d}; the old authority is out")
+        print("a node that was away since the new one was made needs another invitation: `kentongan broker invite`")
+        return 0
+    made = bustls.begin_authority(config.keys, load_chain(config.region, now).state.region.region, now)
+    print(
+        f"made the authority {made.serial}, valid until {made.not_after:%Y-%m-%d}; the one before it counts beside it"
+    )
+    print("every connected node takes it, and a certificate of it, within seconds (`node.bus_followed` in its log);")
+    print("once all have, `kentongan broker rotate DIR --authority --finish`")
+    return 0
+
+
+def _change_bus(config: Config, overlap: int) -> int:
+    until = datetime.now(UTC) + timedelta(days=overlap)
+    place = config.keys / "nats"
+    # Lost ones are made anew; then there is nothing that nodes could follow from.
+    accounts = Accounts.load(place) if (place / "operator.nk").exists() else Accounts.create(place)
+    members = accounts.renew(int(until.timestamp()))
+    print(f"made new keys for the bus's operator, its own accounts and those of {members} members: restart the broker")
+    print(f"nodes take what is new within seconds of that; until {until:%Y-%m-%d} the members' old accounts count too")
+    if config.nats.mode == "external":
+        print("first `python -m deploy.nats operator` again: stop all servers, give each the new file, start them")
+    return 0
+
+
 def _rotate(args: argparse.Namespace) -> int:
     config = load_config(args.directory)
-    if not 1 <= args.overlap <= renewal.KEY_LIFE.days:
+    if not (0 if args.bus else 1) <= args.overlap <= renewal.KEY_LIFE.days:
         raise ConfigError(f"--overlap is 1 to {renewal.KEY_LIFE.days} days")
     if args.tls and args.signing is not None:
         raise ConfigError("--tls makes another certificate, --signing another signing key: one after the other")
+    if args.authority:
+        return _change_authority(config, args)
+    if args.bus:
+        return _change_bus(config, args.overlap)
     if args.tls:
         return _renew_certificate(config, args.tls_name)
     if args.signing is not None:

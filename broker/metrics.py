@@ -91,6 +91,11 @@ class Metrics:
         )
         self.link_up = Gauge("kentongan_broker_bus_up", "1 while the bus is reachable", registry=self.registry)
         self.signing_up = Gauge("kentongan_broker_signing_up", "1 while the broker can sign", registry=self.registry)
+        self.claims_behind = Gauge(
+            "kentongan_broker_claims_behind",
+            "Accounts that a server of the bus does not know as they are now",
+            registry=self.registry,
+        )
         self.quarantined = Gauge(
             "kentongan_broker_quarantine_messages", "Messages in quarantine", registry=self.registry
         )

@@ -23,7 +23,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -31,9 +31,10 @@ from typing import Final
 import nats.errors
 from nats.aio.client import Client
 
-from broker import natsconf
+from broker import claims, natsconf
 from broker.accounts import Accounts
 from broker.bustls import ServerTls
+from broker.claims import Retired
 from protocol import limits, natsauth, subjects
 from protocol.dialing import Tls
 from protocol.errors import ConfigError, Transient
@@ -53,9 +54,6 @@ DISK_ROOM: Final = 2 * limits.BUS_MESSAGE
 """Bytes free on the disk below which restarting a server whose writes fail is no use."""
 STEADY: Final = 30.0
 """Seconds of running after which the next failure counts as the first again."""
-
-Retired = Mapping[str, Mapping[str, int]]
-"""By member, the keys that open no connection any more, and since when (seconds since 1970)."""
 
 
 class EmbeddedNats:
@@ -133,6 +131,16 @@ class EmbeddedNats:
         return self._retired
 
     @property
+    def accounts(self) -> Accounts:
+        """The keys that sign accounts and users."""
+        return self._accounts
+
+    @property
+    def behind(self) -> int:
+        """How many accounts the server does not know as they are now."""
+        return sum(not claims.says_the_same(self._pushed.get(one), jwt) for one, jwt in self._claims.items())
+
+    @property
     def store(self) -> Path:
         """The directory whose loss `supervise` repairs."""
         return self._directory / "jetstream"
@@ -193,7 +201,9 @@ class EmbeddedNats:
         # A member that left keeps an account only in the server's directory; shut it there too.
         gone = {account: jwt for account, jwt in before.items() if account not in self._claims}
         # The server drops what is under way in an account whose claim is renewed: leave the others alone.
-        fresh = [jwt for account, jwt in self._claims.items() if not self._knows(account, jwt)]
+        fresh = [
+            jwt for account, jwt in self._claims.items() if not claims.says_the_same(self._pushed.get(account), jwt)
+        ]
         await self._push([*fresh, *(self._closed(account) for account in gone)])
 
     async def update_account(self, jwt: str) -> None:
@@ -211,6 +221,8 @@ class EmbeddedNats:
         if stamp == self._tls_stamp or self._process is None:
             return False
         self._tls_stamp = stamp
+        if self._tls is not None:
+            self._tls.renew()
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGHUP)
         return True
@@ -393,11 +405,6 @@ class EmbeddedNats:
     def _local_host(self) -> str:
         return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._host, self._host)  # noqa: S104 - compared, not bound
 
-    def _knows(self, account: str, jwt: str) -> bool:
-        """Whether the running server has a claim that says the same."""
-        pushed = self._pushed.get(account)
-        return pushed is not None and natsauth.grants_of(pushed) == natsauth.grants_of(jwt)
-
     def _now(self) -> int:
         return int(self._clock())
 
@@ -406,17 +413,7 @@ class EmbeddedNats:
         return self._accounts.closed_account_jwt(account, self._now())
 
     def _sign_all(self) -> None:
-        now, accounts = self._now(), self._accounts
-        self._claims = {
-            accounts.system_account: accounts.system_account_jwt(now),
-            accounts.broker_account: accounts.broker_account_jwt(self._members, now),
-            **{
-                accounts.member_account(member): accounts.member_account_jwt(
-                    member, now, revoked=member in self._suspended, retired=self._retired.get(member)
-                )
-                for member in sorted(self._members)
-            },
-        }
+        self._claims = claims.sign_all(self._accounts, self._members, self._suspended, self._retired, self._now())
 
     def _write_config(self) -> None:
         # Claims stand in the configuration too, and the directory starts empty: what the server knows from its first
@@ -448,10 +445,10 @@ class EmbeddedNats:
         kept.write_text(f"{port}\n", encoding="ascii")
         return port
 
-    async def _push(self, claims: Iterable[str]) -> None:
+    async def _push(self, signed: Iterable[str]) -> None:
         """Hand claims to the running server; it applies each at once, also to live connections."""
         async with self._system() as nc:
-            for claim in claims:
+            for claim in signed:
                 answer = await nc.request(subjects.CLAIMS_UPDATE, claim.encode("ascii"), timeout=5.0)
                 if json.loads(answer.data).get("data", {}).get("code") != 200:
                     raise Transient(f"the server did not take an account: {answer.data.decode('utf-8', 'replace')}")

@@ -244,15 +244,14 @@ def _write_policies(texts: dict[Path, str]) -> None:
 def _check_invitable(config: Config, member: Member) -> None:
     if member.transport is None:
         raise ConfigError(f"{member.id} has no transport key: its file must come from `kentongan node init`")
-    if config.nats.mode != "embedded":
-        raise ConfigError("with an external NATS server, its operator makes the member's credentials")
-    if not config.nats.public_url and not config.nats.port:
+    if config.nats.mode == "embedded" and not config.nats.public_url and not config.nats.port:
         raise ConfigError("broker.toml: [nats] needs a port (or a public_url) that members can be told")
 
 
 def _invite(config: Config, member: Member, out: Path) -> None:
     scheme = "tls" if config.nats.tls_cert else "nats"
-    url = config.nats.public_url or f"{scheme}://{config.nats.host}:{config.nats.port}"
+    own = f"{scheme}://{config.nats.host}:{config.nats.port}" if config.nats.mode == "embedded" else config.nats.url
+    url = config.nats.public_url or str(own)
     user = Accounts.load(config.keys / "nats").issue_user(member.id, member.transport or "", int(time.time()))
     made = invitation(config, member.id, url, user)
     certificate = bustls.certificate_for(config, member.id, member.transport or "", datetime.now(UTC))

@@ -33,10 +33,11 @@ from node.api.taxii import Taxii
 from node.api.taxii_intake import Intake
 from node.api.tokens import TokensApi
 from node.api.webhooks import Webhooks
+from node.buskeys import BusKeys
 from node.catchup import Catchup
 from node.config import Config
 from node.core import NodeCore
-from node.dialling import tls_of
+from node.dialling import keep_ca, tls_of
 from node.feed import Feed
 from node.formats import stix
 from node.keyage import key_seconds
@@ -193,7 +194,8 @@ class Node:
                 group.create_task(Exchange(core, writer, state).run())
                 group.create_task(tidy(core, writer, state))
                 witnessing = Witnessing(witness, writer, state, metrics, refresher)
-                renewal = Renewal(self._config.keys, core, witness, writer, state, refresher, self._now)
+                bus_keys = BusKeys(self._config.keys, core, state, self._now)
+                renewal = Renewal(self._config.keys, core, witness, writer, state, refresher, self._now, bus_keys)
                 loops = (witnessing.watch(), witnessing.prove(), keys.run(), renewal.run())
                 for loop in (*loops, *self._timers(core, writer, state, metrics, access)):
                     group.create_task(loop)
@@ -282,6 +284,8 @@ class Node:
     async def _dial_nats(self, on_state: Callable[[str], None]) -> Link:
         config = self._config
         invitation = load_invitation(config.invitation)
+        if not (config.keys / files.NATS_CA).exists():
+            keep_ca(config.keys, invitation.ca)
         return await NatsBus.connect(
             invitation.url,
             creds=config.keys / files.NATS_CREDS,

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from node import app, keycli
+from node import app, keycli, offline
 from node.alarms import LONGEST_NAME, clear_alarm
 from node.asking import ENVIRONMENT, do, post
 from node.check import check_node
@@ -27,6 +27,7 @@ from node.config import (
     FILE,
     FINGERPRINT_KEY,
     NATS_CREDS,
+    NATS_NEXT,
     NATS_SEED,
     SEALING_KEY,
     SIGNING_KEY,
@@ -34,7 +35,7 @@ from node.config import (
     find_config,
     load_config,
 )
-from node.dialling import keep_certificate
+from node.dialling import keep_ca, keep_certificate
 from node.directory import directory, in_lines
 from node.keycli import held_trust
 from node.pushcli import add_webhooks
@@ -55,7 +56,7 @@ from protocol.governance import open_record
 from protocol.govwords import say
 from protocol.hsm import HsmKey
 from protocol.invitation import load_invitation, save_invitation
-from protocol.keys import ALGORITHMS, ED25519, SigningKey, read_secret, write_secret
+from protocol.keys import ALGORITHMS, ED25519, SigningKey, replace_secret, write_secret
 from protocol.parse import convert
 from protocol.process import encode_toml_string
 from protocol.registry import Member
@@ -329,15 +330,17 @@ def _join(place: Path, invitation_file: Path) -> int:
     if invitation.member != config.member:
         raise ConfigError(f"{invitation_file} is for {invitation.member}, {place} is {config.member}")
     trust = Trust.invited(invitation, lambda: datetime.now(UTC))
-    seed = read_secret(config.keys / NATS_SEED).decode("ascii").strip()
-    if natsauth.subject_of(invitation.user_jwt) != natsauth.public_of(seed, natsauth.Role.USER):
-        raise ConfigError(f"{invitation_file} was made for another NATS key: hand the present member.json over again")
+    present = load_invitation(config.invitation) if config.invitation.exists() else invitation
+    offline.newest(Trust.invited(present, lambda: datetime.now(UTC)), trust)
+    seed = offline.seed_for(config.keys, invitation)
     creds = config.keys / NATS_CREDS
-    if creds.exists() and config.invitation.exists() and load_invitation(config.invitation) == invitation:
+    if creds.exists() and config.invitation.exists() and present == invitation:
         print(f"{config.member} has this invitation already")
         return 0
+    keep_ca(config.keys, invitation.ca)
     keep_certificate(config.keys, invitation.certificate, seed)
-    write_secret(creds, natsauth.format_creds(invitation.user_jwt, seed).encode("ascii"))
+    replace_secret(creds, natsauth.format_creds(invitation.user_jwt, seed).encode("ascii"))
+    (config.keys / NATS_NEXT).unlink(missing_ok=True)
     save_invitation(config.invitation, invitation)
     members = len(trust.registry.members)
     print(f"Compare with a trustee: the region's founding record is {trust.genesis}")

@@ -24,8 +24,15 @@ def tls_of(config: Config, invitation: Invitation) -> Tls | None:
         return None
     own = config.keys / files.NATS_CERTIFICATE
     certificate, key = (config.tls_cert, config.tls_key) if config.tls_cert else (own if own.exists() else None, None)
-    ca = invitation.ca if config.ca_file is None else None
-    return Tls(ca_file=config.ca_file, ca=ca, certificate=certificate, key=key)
+    kept = config.keys / files.NATS_CA
+    ca_file = config.ca_file or (kept if kept.exists() else None)
+    return Tls(ca_file=ca_file, ca=invitation.ca if ca_file is None else None, certificate=certificate, key=key)
+
+
+def keep_ca(keys: Path, ca: str | None) -> None:
+    """Put the authority of the bus where connections look for it, in place of the one that was there."""
+    if ca is not None:
+        replace_secret(keys / files.NATS_CA, ca.encode("ascii", "replace"))
 
 
 def keep_certificate(keys: Path, certificate: str | None, seed: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from node import app
+from node import app, offline
 from node.config import NATS_CREDS, Config, find_config, load_config
 from node.keywatch import own_lives
 from node.reading import open_reader
@@ -47,6 +47,13 @@ def add_parsers(commands: Any) -> None:
     rotate.add_argument("--algorithm", choices=sorted(ALGORITHMS), help="of the signing key (default: as it is)")
     rotate.add_argument("--signing", metavar="URI", help="the new signing key in a token (pkcs11:…), made if need be")
     rotate.add_argument("--overlap", type=int, default=7, metavar="DAYS", help="how long the old key stays valid")
+    rotate.add_argument(
+        "--offline",
+        type=Path,
+        metavar="FILE",
+        help="with --transport: the key is lost; write the member's signed record there, for the broker's operator",
+    )
+    rotate.add_argument("--invitation", type=Path, metavar="FILE", help="with --offline: a newer one, for its records")
     rotate.set_defaults(run=_rotate)
     revoke = commands.add_parser("revoke", help="a key was stolen or lost: it counts no more, from a time on")
     revoke.add_argument("place", type=Path, metavar="DIR|node.toml")
@@ -84,17 +91,23 @@ def _keys(args: argparse.Namespace) -> int:
 
 def _own(config: Config) -> Member | None:
     """This member as the region lists it, as far as is known here."""
+    return _held(config).registry.members.get(config.member)
+
+
+def _held(config: Config) -> Trust:
+    """The region, as far as is known here."""
     if not (config.data / "node.db").is_file() and config.store is None:
-        trust = Trust.invited(load_invitation(config.invitation), lambda: datetime.now(UTC))
-        return trust.registry.members.get(config.member)
+        return Trust.invited(load_invitation(config.invitation), lambda: datetime.now(UTC))
     with closing(open_reader(config.data, config.store)) as store:
-        return held_trust(config, store).registry.members.get(config.member)
+        return held_trust(config, store)
 
 
 def _rotate(args: argparse.Namespace) -> int:
     config = load_config(find_config(args.place))
     if not 1 <= args.overlap <= KEY_LIFE.days:
         raise ConfigError(f"--overlap is 1 to {KEY_LIFE.days} days")
+    if args.offline is not None:
+        return _rotate_offline(config, args)
     if args.signing is not None:
         return _rotate_into_token(config, args)
     if config.signing is not None and (args.algorithm is not None or not (args.sealing or args.transport)):
@@ -114,6 +127,31 @@ def _rotate(args: argparse.Namespace) -> int:
         algorithm=args.algorithm,
     )
     return _wished(wish)
+
+
+def _rotate_offline(config: Config, args: argparse.Namespace) -> int:
+    """Without a connection: what the running node would offer goes out as a file."""
+    if not args.transport or args.sealing or args.signing is not None or args.algorithm is not None:
+        raise ConfigError("--offline goes with --transport alone")
+    if args.offline.exists():
+        raise ConfigError(f"{args.offline} exists and is never overwritten: move it away first")
+    now = datetime.now(UTC)
+    given = Trust.invited(load_invitation(args.invitation), lambda: now) if args.invitation else None
+    trust = offline.newest(_held(config), given)
+    public = offline.next_public(config.keys)
+    signer = load_signer(config)
+    data = offline.sign_transport(trust, config.member, public, signer, now)
+    if isinstance(signer, HsmKey):
+        signer.close()
+    with args.offline.open("xb") as file:
+        file.write(data)
+    print(f"made the key for the connection {public}")
+    number = trust.state.head.number + 1
+    print(f"{args.offline} is record {number} of the region, signed: hand it to the broker's operator,")
+    print("who gives `kentongan broker record DIR FILE` and `kentongan broker invite`. If other records came meanwhile")
+    print("(record-out-of-order), take an invitation from there, and make another file with --invitation.")
+    print("Then stop the node, `kentongan node join DIR INVITATION`, and start it. The old key opens nothing any more.")
+    return 0
 
 
 def _rotate_into_token(config: Config, args: argparse.Namespace) -> int:

@@ -25,17 +25,17 @@ import structlog
 from msgspec import Struct
 
 from node import config as files
+from node.buskeys import LOOK as FOLLOW
+from node.buskeys import BusKeys
 from node.config import Config
 from node.core import NodeCore
-from node.dialling import keep_certificate
 from node.loops import PAUSE, REQUEST_TIMEOUT, Refresher, State, Writer
 from node.witness import Witness
 from protocol import natsauth, subjects
 from protocol.errors import ConfigError, ProtocolError, Transient
 from protocol.governance import Keys, Record, draft
 from protocol.hsm import HsmKey
-from protocol.invitation import Claim
-from protocol.keys import KeyRecord, KnownSigner, SigningKey, read_secret, replace_secret, write_secret
+from protocol.keys import KeyRecord, KnownSigner, SigningKey, read_secret, write_secret
 from protocol.parse import decode
 from protocol.reasons import Reason
 from protocol.registry import Member, TransportKey
@@ -44,7 +44,6 @@ from protocol.sealing import SealingKey, SealingKeyRecord
 
 log = structlog.get_logger()
 OFFER: Final = "governance.offer"
-CLAIM: Final = "transport.claim"
 NEXT: Final = "signing-next.pem"
 WISH: Final = "renewal.json"
 KEY_LIFE: Final = timedelta(days=365)
@@ -73,7 +72,6 @@ class Wish(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     since: Instant | None = None
 
 
-_claim: Final = msgspec.json.Decoder(Claim)
 _wish: Final = msgspec.json.Decoder(Wish)
 
 
@@ -222,7 +220,9 @@ class Renewal:
         state: State,
         refresh: Refresher,
         now: Callable[[], datetime],
+        bus_keys: BusKeys,
     ) -> None:
+        self._bus_keys = bus_keys
         self._keys = keys
         self._core = core
         self._witness = witness
@@ -234,11 +234,16 @@ class Renewal:
     async def run(self) -> None:
         """Until the stop."""
         bell = self._state.bell()
+        self._state.on_link(bell)
+        asked = 0
         while not self._state.stopping:
-            wait = LOOK
+            wait, asked = LOOK, asked + 1
             try:
                 if self._state.connected and read_wish(self._keys) is not None:
                     wait = PAUSE / 2 if await self.once() else LOOK
+                elif self._state.connected and asked * LOOK >= FOLLOW:
+                    asked = 0
+                    await self._follow()
             except Transient:
                 wait = PAUSE * 2
             except (ProtocolError, ConfigError) as exc:
@@ -246,6 +251,15 @@ class Renewal:
                 log.error("node.keys_refused", reason=reason)
                 wait = AGAIN
             await bell.wait(wait)
+
+    async def _follow(self) -> None:
+        try:
+            await self._bus_keys.follow()
+        except ProtocolError as exc:
+            if exc.reason is not Reason.UNKNOWN_KEY:
+                raise
+            # The broker signs with a new key: the region lists it, and the next question finds it.
+            await self._refresh.once()
 
     async def once(self) -> bool:
         """One step; tells whether there is another one to be done soon.
@@ -294,25 +308,11 @@ class Renewal:
             ProtocolError, ConfigError: the broker, or the bus, refuses the new key.
             Transient: not now.
         """
-        link, fresh, creds = self._state.link, self._keys / files.NATS_NEXT, self._keys / files.NATS_CREDS
+        fresh = self._keys / files.NATS_NEXT
         if not fresh.exists():
             return
-        if link is None:
-            raise Transient("not connected to the bus")
-        claim = decode(_claim, await link.request(subjects.rpc(CLAIM), b"", REQUEST_TIMEOUT))
-        seed = read_secret(fresh).decode("ascii").strip()
-        if natsauth.subject_of(claim.user_jwt) != public:
-            raise ProtocolError(Reason.WRONG_AUDIENCE, "$.user_jwt", "the claim is for another key")
-        certificate = self._keys / files.NATS_CERTIFICATE
-        before = [(path, path.read_bytes()) for path in (creds, certificate) if path.exists()]
-        keep_certificate(self._keys, claim.certificate, seed)
-        replace_secret(creds, natsauth.format_creds(claim.user_jwt, seed).encode("ascii"))
-        try:
-            await link.renew()
-        except (Transient, ConfigError):
-            for path, data in before:
-                replace_secret(path, data)
-            raise
+        claim = await self._bus_keys.claim_for(public)
+        await self._bus_keys.take(claim, read_secret(fresh).decode("ascii").strip())
         fresh.replace(self._keys / files.NATS_SEED)
         log.info("node.connection_renewed", key=public)
 

@@ -31,6 +31,7 @@ from protocol.reasons import Reason
 from protocol.registry import Head, OpenedRegion, Region, Registry, head_of, jurisdiction_of, open_region, shown
 from protocol.statements import (
     BROKER,
+    Claim,
     Confirmation,
     Delivered,
     Links,
@@ -40,7 +41,7 @@ from protocol.statements import (
     open_statement,
 )
 
-S = TypeVar("S", Receipt, Noted, Links, Confirmation, Stopped, Delivered)
+S = TypeVar("S", Receipt, Noted, Links, Confirmation, Stopped, Delivered, Claim)
 
 
 class _Typed(Struct):

@@ -98,6 +98,23 @@ def read_certificate(pem: bytes, where: str) -> Certificate:
     )
 
 
+def each_in(pem: bytes, where: str) -> list[bytes]:
+    """The certificates of a PEM text, each alone. ConfigError if there is none."""
+    try:
+        return [_pem(one) for one in x509.load_pem_x509_certificates(pem)]
+    except ValueError as exc:
+        raise ConfigError(f"{where} is not certificates in PEM") from exc
+
+
+def belongs(certificate: bytes, key: bytes) -> bool:
+    """Whether a private key, PEM, is that of a certificate."""
+    try:
+        private = load_pem_private_key(key, password=None).public_key()
+    except (ValueError, TypeError):
+        return False
+    return private == x509.load_pem_x509_certificate(certificate).public_key()
+
+
 def public_in(pem: bytes, where: str) -> bytes:
     """The raw public key in a certificate for an Ed25519 key. ConfigError if it is none."""
     read_certificate(pem, where)

@@ -7,6 +7,7 @@ sides trust, or compare the digest of the founding record with a trustee.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -14,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from protocol.errors import ConfigError, ProtocolError
-from protocol.keys import KeyRecord
+from protocol.keys import KeyRecord, b64
 from protocol.parse import decode
 from protocol.report import Digest
 
@@ -38,12 +39,20 @@ class Invitation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, 
     """For the key of the node's connection, PEM, where the bus asks for one."""
 
 
-class Claim(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The broker's answer to a node with a new key for its connection."""
+class Held(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A node's question whether there is something new for its connection: what it has."""
 
-    user_jwt: str
-    certificate: str | None = None
-    """Where the bus asks for one."""
+    account: str
+    """The NATS account that signed its claim."""
+    ca: str
+    """See `digest_of_ca`."""
+    renew: bool = False
+    """Whether its certificate ends soon."""
+
+
+def digest_of_ca(ca: str | None) -> str:
+    """The name of an authority, or of several in one text; empty without any."""
+    return b64(hashlib.sha256(ca.encode("ascii", "replace")).digest()) if ca else ""
 
 
 _decoder: Final = msgspec.json.Decoder(Invitation)

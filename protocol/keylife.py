@@ -27,7 +27,7 @@ class Life:
     """One key, as an operator wants to know it."""
 
     kind: str
-    """signing, sealing, transport, certificate, authority, trustee, fingerprint."""
+    """signing, sealing, transport, certificate, authority, trustee, fingerprint, operator, account, user."""
     kid: str
     use: str
     alg: str

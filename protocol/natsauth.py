@@ -120,6 +120,11 @@ def grants_of(jwt: str) -> Any:
     return _claims(jwt).get("nats")
 
 
+def issuer_of(jwt: str) -> str:
+    """The public key of the seed that signed a claim. Does not verify."""
+    return str(_claims(jwt).get("iss", ""))
+
+
 def _claims(jwt: str) -> dict[str, Any]:
     try:
         body = jwt.split(".")[1]

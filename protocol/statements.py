@@ -6,6 +6,7 @@
     Noted         broker -> recipient    the broker holds these confirmations
     Links         broker -> member       reports that speak of the same thing, both of which the member may read
     Delivered     broker -> origin       reports that lie in a member's inbox, not fetched yet
+    Claim         broker -> member       with what its node connects to the bus
     Stopped       broker -> origin       reports that are not delivered to a member any more, and by which rule
 
 Guarantees: `open_statement` returns a valid struct that the right key signed while it was valid, or raises
@@ -224,10 +225,25 @@ class Delivered(_Statement, frozen=True, kw_only=True):
     reports: list[Digest]
 
 
+class Claim(_Statement, frozen=True, kw_only=True):
+    """With what a member's node connects to the bus: its key's admission, and whom to believe there."""
+
+    typ: ClassVar[str] = "kentongan-claim+jwt"
+    iss: str
+    aud: Jurisdiction
+    at: Instant
+    user_jwt: str
+    certificate: str | None = None
+    """For the same key, PEM, where the bus asks for one."""
+    ca: str | None = None
+    """The authorities of the bus, PEM."""
+
+
 S = TypeVar("S", bound=_Statement)
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 _decoders: Final[dict[type[_Statement], msgspec.json.Decoder[_Statement]]] = {
-    kind: msgspec.json.Decoder(kind) for kind in (Receipt, Delivery, Confirmation, Noted, Links, Stopped, Delivered)
+    kind: msgspec.json.Decoder(kind)
+    for kind in (Receipt, Delivery, Confirmation, Noted, Links, Stopped, Delivered, Claim)
 }
 _items_decoder: Final = msgspec.json.Decoder(list[DeliveryItem])
 

@@ -56,6 +56,10 @@ RPC_FROM_ANY_MEMBER: Final = "kg.rpc.*.>"
 INBOXES: Final = "_INBOX"
 """Prefix of the short-lived reply subjects inside one account."""
 CLAIMS_UPDATE: Final = "$SYS.REQ.CLAIMS.UPDATE"
+CLAIMS_PACK: Final = "$SYS.REQ.CLAIMS.PACK"
+"""One of the servers tells all claims that it holds."""
+SERVER_PING: Final = "$SYS.REQ.SERVER.PING"
+"""Every server answers."""
 SERVER_HEALTH: Final = "$SYS.REQ.SERVER.PING.HEALTHZ"
 
 _MEMBER: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")

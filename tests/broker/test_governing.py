@@ -202,8 +202,8 @@ def test_records_are_listed_after_a_number(home: Path, ledger: store.Store, monk
 def test_a_member_offers_its_own_keys(home: Path) -> None:
     """The same again gets the same answer."""
     data = more_keys(home)
-    assert offered(home, "id-cert", data, now(), carrier, mints=True) == b"{}"
-    assert offered(home, "id-cert", data, now(), carrier, mints=True) == b"{}"
+    assert offered(home, "id-cert", data, now(), carrier) == b"{}"
+    assert offered(home, "id-cert", data, now(), carrier) == b"{}"
     assert len(load_region(home).members[0].keys) == 2
 
 
@@ -218,7 +218,7 @@ def test_a_member_offers_nothing_else(home: Path) -> None:
         ("id-cert", more_keys(home, signer="stranger"), Reason.NOT_A_TRUSTEE),
     ):
         with pytest.raises(ProtocolError) as caught:
-            offered(home, member, data, now(), carrier, mints=True)
+            offered(home, member, data, now(), carrier)
         assert caught.value.reason is why
     assert len(load_region(home).members[0].keys) == 1
 
@@ -227,17 +227,17 @@ def test_a_member_offers_so_many_a_day(home: Path, monkeypatch: pytest.MonkeyPat
     """Every node follows every record for ever. The same one again does not count, nor do those of other days."""
     monkeypatch.setattr(governing, "OFFERS_A_DAY", 1)
     first = more_keys(home)
-    offered(home, "id-cert", first, now(), carrier, mints=True)
-    offered(home, "id-cert", first, now(), carrier, mints=True)
+    offered(home, "id-cert", first, now(), carrier)
+    offered(home, "id-cert", first, now(), carrier)
     state = load_chain(home, now()).state
     keys = [msgspec.structs.replace(one, revoked_at=now()) for one in state.member("id-cert").keys[1:]]
     act = Keys(member="id-cert", keys=[*state.member("id-cert").keys[:1], *keys])
     second = sign_record(propose(state, act), key_of("id-cert"))
     with refused(Reason.TOO_MANY, "$.act"):
-        offered(home, "id-cert", second, now(), carrier, mints=True)
+        offered(home, "id-cert", second, now(), carrier)
     for path in (home / "governance").iterdir():
         os.utime(path, (0, now().timestamp() - 86_401))
-    offered(home, "id-cert", second, now(), carrier, mints=True)
+    offered(home, "id-cert", second, now(), carrier)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------

@@ -38,12 +38,14 @@ REPORT = {
 }
 
 
-def eventually(condition: Callable[[], bool], what: Callable[[], str], deadline: float = DEADLINE) -> None:
+def eventually(
+    condition: Callable[[], bool], what: Callable[[], str], deadline: float = DEADLINE, pause: float = 0.1
+) -> None:
     """Return when the condition holds; fail, saying what is known, when it does not in time."""
     end = time.monotonic() + deadline
     while not condition():
         assert time.monotonic() < end, what()
-        time.sleep(0.1)
+        time.sleep(pause)
 
 
 def call(url: str, token: str = "", body: Any = None) -> tuple[int, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sqlite3
 import time
 from collections.abc import AsyncIterator
@@ -13,11 +15,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from broker.accounts import Accounts
 from broker.members import load_region
 from deploy.demo.processes import Tree
 from deploy.demo.region import make, start
 from protocol.keys import unb64
-from protocol.natsauth import parse_creds, subject_of
+from protocol.natsauth import issuer_of, parse_creds, subject_of
 from tests.e2e.conftest import Running, eventually
 from tests.e2e.test_governance import FINANCE, filing, kentongan
 
@@ -66,6 +69,35 @@ class Load:
         await asyncio.wait([self._task])
 
 
+async def followed(region: Running) -> bool:
+    """Whether each node believes the bus's authorities of now, and connects with the account of now."""
+    home = region.place.directory / "broker" / "keys"
+    authorities, accounts = (home / "tls" / "ca.pem").read_text(), Accounts.load(home / "nats")
+    for name in NAMES:
+        keys = region.place.directory / name / "keys"
+        issuer = issuer_of(parse_creds((keys / "nats.creds").read_text())[0])
+        if (keys / "nats-ca.pem").read_text() != authorities or issuer != accounts.member_account(name):
+            return False
+    return True
+
+
+async def trustee_changed(region: Running) -> None:
+    """The trustees' record with another key: the present ones decide, and who is new signs."""
+    home, office = region.place.directory / "broker", region.place.directory / "office"
+    kentongan("trustee", "init", office, "--id", "office", "--name", "The office")
+    kentongan("broker", "propose", home, "trustees", office / "trustee.json", "--threshold", "1")
+    (proposal,) = (home / "proposals").glob("*-trustees-*.json")
+    kentongan("members", "approve", proposal, "--key", office / "trustee.pem", "--yes")
+    kentongan("broker", "record", home, proposal)
+
+
+async def known(region: Running) -> bool:
+    """Whether each node has all records, and the trustee of now."""
+    records = len(list((region.place.directory / "broker" / "governance").glob("*.json")))
+    said = [kentongan("node", "verify-membership", region.place.directory / name) for name in NAMES]
+    return all(f"{records} records of" in one and "1 of 1 trustees" in one for one in said)
+
+
 def kid_of(jws: str) -> str:
     return str(json.loads(unb64(jws.partition(".")[0]))["kid"])
 
@@ -107,16 +139,33 @@ async def test_every_key_is_renewed_under_load(pair: Running) -> None:
     await eventually(of_broker, "the broker's")
     print(f"the broker's key: {time.monotonic() - began:.2f} s")
     await load.more(10)
-    kentongan("broker", "rotate", home, "--tls")
+    await trustee_changed(pair)
+    await load.more(10)
 
     async def reloaded() -> bool:
-        return "nats.certificate_renewed" in pair.tree.kept["broker"].log.read_text()
+        return pair.tree.kept["broker"].log.read_text().count("nats.certificate_renewed") >= 2
 
-    await eventually(reloaded, "the certificate of the bus")
+    began = time.monotonic()
+    kentongan("broker", "rotate", home, "--authority")
+    await eventually(lambda: followed(pair), "the nodes know the new authority")
+    kentongan("broker", "rotate", home, "--authority", "--finish")
+    await eventually(reloaded, "the certificate of the bus, by the new authority")
+    print(f"the authority of the bus: {time.monotonic() - began:.2f} s")
+    await load.more(10)
+    began = time.monotonic()
+    kentongan("broker", "rotate", home, "--bus", "--overlap", "1")
+    os.kill(pair.pid("broker"), signal.SIGTERM)
+    await eventually(
+        lambda: followed(pair), "the nodes connect with the new accounts, and believe the new authority alone"
+    )
+    await eventually(lambda: known(pair), "the nodes follow the record about the trustees")
+    print(f"the accounts of the bus: {time.monotonic() - began:.2f} s")
     await load.more(20)
     await load.stop()
     for path, data in zip(certificates, shown, strict=True):
         assert path.read_bytes() != data, path
+    assert (home / "keys" / "tls" / "ca.pem").read_text().count("BEGIN") == 1
+    assert len(list((home / "keys" / "nats").glob("member-*.until-*.nk"))) == len(NAMES)
     print(f"{len(load.posted)} reports, {time.monotonic() - started:.2f} s")
     new_broker = json.loads((home / "keys" / "broker.json").read_text())[-1]["kid"]
     assert new_broker != old_broker

@@ -86,6 +86,9 @@ def test_the_command_lists_every_kind(tmp_path: Path, capsys: pytest.CaptureFixt
         ("id-cert", "signing"),
         ("id-cert", "sealing"),
         ("operator", "trustee"),
+        *[("broker", kind) for kind in ("account", "user")],
+        ("id-cert", "account"),
+        *[("broker", kind) for kind in ("operator", "account", "user")],
     ]
     assert cli.main(["broker", "keys", str(tmp_path / "broker"), "--within", "366d"], log=False) == 1
     assert "whose" in capsys.readouterr().out
