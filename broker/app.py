@@ -20,8 +20,9 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from broker import busside, governing, members, policies, sequencer, store, tables, topology
+from broker import auditing, busside, governing, members, policies, sequencer, store, tables, topology
 from broker.api import Api
+from broker.auditing import Auditing
 from broker.bustls import lives
 from broker.config import Config
 from broker.deliver import Redelivery
@@ -109,6 +110,7 @@ class Broker:
         self._sending = Sending(self._bus, self.metrics, self._tracing)
         self.feed = Feed(self._store, lambda: self._state, clock)
         self._sequencer = Sequencer(self.log, read=self.read, write=self._write, clock=clock, metrics=self.metrics)
+        self._auditing = Auditing(self._store, signer, lambda: self._state, self.read, clock)
         self.keys = KeyWatch(lambda: self._state, lambda: self._signer.kid, clock, partial(lives, config))
         self.bus: NatsBus | None = None
         self.nats: EmbeddedNats | None = None
@@ -468,6 +470,8 @@ class Broker:
             return await self.read(partial(self._governor.offered, member, data, mints=mints))
         if method == CLAIM_METHOD:
             return await self.read(busside.claim, self.config, self._state.registry, member)
+        if method in auditing.METHODS:
+            return await self._auditing.answer(member, method, data)
         if method in sequencer.METHODS:
             return await self._sequencer.answer(member, method, data)
         raise ProtocolError(Reason.UNKNOWN_PATH, "$", "no such method")
