@@ -20,15 +20,15 @@ from msgspec import UNSET, Struct, UnsetType
 from node.trust import Trust, type_of
 from node.witness import prove
 from protocol import limits
-from protocol.auditing import Case, CasesAnswer, Granted, Spans
+from protocol.auditing import Case, CasesAnswer, CasesRequest, Granted, Spans
 from protocol.errors import ProtocolError
 from protocol.grants import commit, open_grant
 from protocol.jws import split_jws
 from protocol.notes import Note
 from protocol.parse import decode
-from protocol.policy import Withheld
+from protocol.policy import Withheld, names_of
 from protocol.reasons import Reason
-from protocol.report import UNIT_NAMES, Instant
+from protocol.report import Instant
 from protocol.statements import (
     Confirmation,
     Decision,
@@ -46,7 +46,11 @@ _RANK: Final = {"queued": 0, "sent": 0, "read": 2, "acting": 2, "closed": 2, "ex
 W = TypeVar("W", Confirmation, Stopped)
 
 
-class Fault(Struct, frozen=True, kw_only=True):
+class _Shown(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Fault(_Shown, frozen=True, kw_only=True):
     """What does not hold."""
 
     reason: str
@@ -54,7 +58,7 @@ class Fault(Struct, frozen=True, kw_only=True):
     detail: str
 
 
-class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Event(_Shown, frozen=True, kw_only=True, omit_defaults=True):
     """A state and when it began. `statement` names the signed word that says so; without one the broker says it."""
 
     state: str
@@ -63,7 +67,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
 
 
-class Line(Struct, frozen=True, kw_only=True):
+class Line(_Shown, frozen=True, kw_only=True):
     """One revision of a report and one member; or what was submitted and given to nobody, then without a member."""
 
     leaf: int
@@ -92,6 +96,35 @@ class Line(Struct, frozen=True, kw_only=True):
     faults: list[Fault] = []
     told: list[str] = []
     """What of this the broker says and nobody has signed."""
+
+
+class Exchange(_Shown, frozen=True, kw_only=True):
+    """A question and the broker's signed answer as they travelled: proof of what the broker said."""
+
+    question: str
+    answer: str
+
+
+class Page(_Shown, frozen=True, kw_only=True):
+    """What of the leaves from `first` to before `end` concerns the auditor's jurisdiction."""
+
+    lines: list[Line]
+    faults: list[Fault]
+    """What does not hold of the answer as a whole: then nothing, or less, can be said."""
+    members: list[str]
+    """Whose traffic it is."""
+    first: int
+    end: int
+    cases: int
+    """Leaves of this range that concern them; of whom the others are, the log does not show."""
+    size: int
+    """Leaves that there are, or will be with the next checkpoint, as the broker says."""
+    witnessed: int
+    """Leaves under the newest checkpoint that this node has witnessed."""
+    more: bool
+    next: int
+    """The leaf at which the following page begins."""
+    evidence: list[Exchange] | UnsetType = UNSET
 
 
 @dataclass(slots=True)
@@ -133,19 +166,17 @@ def _said(reason: Reason, path: str, detail: str) -> Fault:
 # --- the answer as a whole --------------------------------------------------------------------------------------
 
 
-def check_range(asked: int, answer: CasesAnswer, *, from_there: bool) -> None:
+def check_range(request: CasesRequest, answer: CasesAnswer) -> None:
     """Whether an answer is one to the question.
-
-    Args:
-        asked: the leaf from which on.
-        from_there: whether it must begin there.
 
     Raises:
         ProtocolError: it is none, and nothing in it can be used.
     """
-    leaves = [case.leaf for case in answer.cases]
-    if answer.first < asked or (from_there and answer.first != asked):
+    leaves, asked = [case.leaf for case in answer.cases], request.first
+    if answer.first < asked or (request.since is UNSET and answer.first != asked):
         raise ProtocolError(Reason.OUT_OF_RANGE, "$.first", f"leaf {asked} was asked for, it begins at {answer.first}")
+    if request.until is UNSET and not answer.more and answer.end != answer.size:
+        raise ProtocolError(Reason.OUT_OF_RANGE, "$.end", "the answer ends before the log does")
     if answer.end < answer.first or answer.end > answer.size or (answer.more and answer.end == answer.first):
         raise ProtocolError(Reason.OUT_OF_RANGE, "$.end", "the answer's range does not lead on")
     if leaves != sorted(set(leaves)) or any(not answer.first <= leaf < answer.end for leaf in leaves):
@@ -166,7 +197,8 @@ def left_out(answer: CasesAnswer, spans: Spans, verified: int, held: Mapping[int
         detail = f"the log has {verified} leaves, the answer knows of {answer.size}"
         found.append(_said(Reason.LEFT_OUT, "$.size", detail))
     for leaf in sorted(held.keys() - {case.leaf for case in answer.cases}):
-        found.append(_said(Reason.LEFT_OUT, "$.cases", f"leaf {leaf}: this node holds the {held[leaf]}"))
+        detail = f"leaf {leaf}: this node holds the {held[leaf]}"
+        found.append(_said(Reason.LEFT_OUT, "$.cases", detail))
     return found
 
 
@@ -405,9 +437,9 @@ class _Trial:
             **{**given, "told": told},
             member=member,
             granted=decision.granted,
-            exact=_units(decision.exact),
+            exact=names_of(decision.exact),
             # A coarse value travels only where the exact one does not.
-            coarse=_units(decision.coarse & ~decision.exact),
+            coarse=names_of(decision.coarse & ~decision.exact),
             released_by=decision.by,
             withheld=decision.withheld,
             delivery=handed[0].delivery if handed else UNSET,
@@ -430,7 +462,3 @@ class _Trial:
             **given,
         )
         self.lines.append(line)
-
-
-def _units(mask: int) -> list[str]:
-    return [name for bit, name in enumerate(UNIT_NAMES) if mask >> bit & 1]

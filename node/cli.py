@@ -21,6 +21,7 @@ import msgspec
 from node import app, keycli
 from node.alarms import LONGEST_NAME, clear_alarm
 from node.asking import ENVIRONMENT, do, post
+from node.auditcli import add_audit
 from node.check import check_node
 from node.config import (
     DEFAULT_PORT,
@@ -214,6 +215,7 @@ def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None
     listed.add_argument("--json", action="store_true", help="as one JSON object")
     listed.set_defaults(run=lambda args: _directory(args.place, as_json=args.json))
     add_webhooks(commands)
+    add_audit(commands)
     run = commands.add_parser("run", help="run the node until SIGTERM")
     run.add_argument("place", type=Path, metavar="DIR|node.toml")
     run.set_defaults(run=lambda args: app.run(load_config(find_config(args.place)), approve))
