@@ -1,0 +1,143 @@
+"""A region with an auditor, in one process: real cores and a real broker, which can be made to lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import UNSET
+
+from broker.auditing import Auditing
+from node.auditing import Line, Page
+from node.auditor import Asked, Auditor
+from node.loops import State
+from protocol import auditing, logrpc, subjects
+from protocol.auditing import Case, CasesAnswer, CasesRequest, WordsAnswer, sign_answer
+from protocol.errors import Transient
+from protocol.logrpc import ProveAnswer, ProveRequest
+from tests.federation import Federation, filing
+
+RED = {"marking": {"tlp": "RED", "recipients": ["sg"]}}
+A = TypeVar("A", CasesAnswer, WordsAnswer, ProveAnswer)
+Lie = Callable[[Any], Any]
+
+
+async def _never(*_: Any) -> Any:
+    raise AssertionError("asked on its own thread")
+
+
+class Broker:
+    """The broker's services as a node sees them; `lies` change an answer, and the broker signs what it then says."""
+
+    connected = True
+
+    def __init__(self, world: Federation, member: str) -> None:
+        self.world = world
+        self.member = member
+        self.service = Auditing(world.ledger, world.broker_key, lambda: world.state, _never, world.clock)
+        self.lies: dict[str, Lie] = {}
+        self.seen: list[bytes] = []
+        """All that the member was ever answered."""
+        self.asked: list[str] = []
+
+    async def request(self, subject: str, data: bytes, _timeout: float) -> bytes:
+        method = subject.removeprefix(subjects.rpc("x").removesuffix("x"))
+        self.asked.append(method)
+        if method == logrpc.PROVE:
+            paths = self.world.log.prove(msgspec.json.decode(data, type=ProveRequest))
+            return msgspec.json.encode(self.lies.get(method, lambda found: found)(paths))
+        answer = self.service.find(self.member, method, data)
+        if lie := self.lies.get(method):
+            said, _, body = answer.partition(b"\n")
+            kind = CasesAnswer if method == auditing.CASES else WordsAnswer
+            found = lie(msgspec.json.decode(body, type=kind))
+            answer = sign_answer(data, msgspec.json.encode(found), self.member, self.world.broker_key, self.now())
+        if lie := self.lies.get("bytes"):
+            answer = lie(answer)
+        self.seen.append(answer)
+        return answer
+
+    def now(self) -> datetime:
+        return self.world.clock.now
+
+    def lie_about_cases(self, change: Callable[[Case], Case | None]) -> None:
+        """Say something else of each case, or leave it out."""
+
+        def changed(answer: CasesAnswer) -> CasesAnswer:
+            cases = [found for case in answer.cases if (found := change(case)) is not None]
+            return msgspec.structs.replace(answer, cases=cases)
+
+        self.lies[auditing.CASES] = changed
+
+
+class Desk:
+    """An auditor at a node."""
+
+    def __init__(self, world: Federation, member: str) -> None:
+        self.broker = Broker(world, member)
+        self.state = State()
+        self.state.link = self.broker  # type: ignore[assignment]
+        self.auditor = Auditor(world.nodes[member], self.state)
+        self.world = world
+
+    def off(self) -> None:
+        self.state.link = None
+
+    async def page(self, recipient: str = "", *, evidence: bool = False, **asked: Any) -> Page:
+        return await self.auditor.page(Asked(CasesRequest(**asked), recipient, evidence), self.world.clock.now)
+
+    async def lines(self, recipient: str = "", **asked: Any) -> list[Line]:
+        """Of all pages; the pages themselves hold."""
+        lines: list[Line] = []
+        first = asked.pop("first", 0)
+        while True:
+            page = await self.page(recipient, first=first, **asked)
+            assert page.faults == []
+            lines += page.lines
+            if not page.more:
+                return lines
+            assert page.next > first
+            first = page.next
+
+
+@contextmanager
+def audited(directory: Path) -> Iterator[tuple[Federation, dict[str, str]]]:
+    """Indonesia and Japan have shared something with each other and with Singapore; Indonesia has an auditor."""
+    world = Federation(directory, ["id", "jp", "sg", "id-audit"], auditors={"id-audit": "id"})
+    ids: dict[str, str] = {}
+
+    def post(name: str, about: str, document: dict[str, Any]) -> None:
+        (answer,) = world.post(name, document)
+        ids[about] = answer["report_id"]
+
+    post("id", "sent", filing(1))
+    post("jp", "received", filing(2))
+    post("jp", "foreign", filing(3, **RED))
+    post("id", "again", filing(4))
+    world.settle()
+    world.nodes["jp"].confirm(ids["sent"], "acting")
+    world.nodes["id"].confirm(ids["received"], "read")
+    world.settle()
+    try:
+        yield world, ids
+    finally:
+        world.ledger.close()
+        for node in world.nodes.values():
+            node.store.close()
+
+
+def of(lines: list[Line], report_id: str) -> list[Line]:
+    """The lines about a report."""
+    return [line for line in lines if line.report_id == report_id]
+
+
+def reasons(line: Line) -> set[str]:
+    """Why a line does not hold."""
+    return {fault.reason for fault in line.faults}
+
+
+__all__ = ["UNSET", "Broker", "Desk", "Transient", "audited", "of", "reasons"]
