@@ -41,7 +41,7 @@ from protocol.statements import (
 )
 
 Log = Literal["proven", "waiting", "false"]
-_RANK: Final = {"queued": 0, "sent": 0, "read": 2, "acting": 2, "closed": 2, "expired": 3}
+_RANK: Final = {"queued": -1, "sent": 0, "read": 2, "acting": 2, "closed": 2, "expired": 3}
 """A word that says more counts more, in whatever order words came; all others have rank 1."""
 _MILLISECOND: Final = timedelta(milliseconds=1)
 W = TypeVar("W", Confirmation, Stopped)

@@ -36,6 +36,20 @@ def signed(policy: Policy, key: str = "id-cert") -> bytes:
     return publish(policy, "id-cert", make.key_of(key), make.NOW).encode("ascii")
 
 
+def test_who_only_audits_or_observes_sets_no_policy(tmp_path: Path) -> None:
+    """An auditor is of the same jurisdiction as its CERT, whose policy it must not replace."""
+    store = Hub(tmp_path).store
+    record = make.key_of("id-cert").record(make.NOW - make.DAY, make.NOW + make.DAY)
+    for role, reason in (("auditor", "not-allowed"), ("observer", "not-allowed"), ("recipient", None)):
+        found = make.registry(Member(id="id-cert", jurisdiction="id", name="id", keys=[record], roles=[role]))
+        if reason is None:
+            assert policies.take(store, "id-cert", signed(version(1)), found, make.NOW)
+            continue
+        with pytest.raises(ProtocolError) as caught:
+            policies.take(store, "id-cert", signed(version(1)), found, make.NOW)
+        assert caught.value.reason.value == reason
+
+
 @pytest.mark.falsifies
 def test_what_was_published_stays_published_when_its_key_is_revoked(tmp_path: Path) -> None:
     """It grants nothing any more, and no file speaks in its place; a new key publishes the next version."""

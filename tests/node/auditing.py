@@ -6,23 +6,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-from msgspec import UNSET
 
 from broker.auditing import Auditing
+from broker.members import RegionState
 from node.auditing import Line, Page
 from node.auditor import Asked, Auditor
 from node.loops import State
 from protocol import auditing, logrpc, subjects
 from protocol.auditing import Case, CasesAnswer, CasesRequest, WordsAnswer, sign_answer
-from protocol.errors import Transient
-from protocol.logrpc import ProveAnswer, ProveRequest
+from protocol.logrpc import ProveRequest
 from tests.federation import Federation, filing
+from tests.proof import World
 
 RED = {"marking": {"tlp": "RED", "recipients": ["sg"]}}
-A = TypeVar("A", CasesAnswer, WordsAnswer, ProveAnswer)
 Lie = Callable[[Any], Any]
 
 
@@ -30,15 +29,21 @@ async def _never(*_: Any) -> Any:
     raise AssertionError("asked on its own thread")
 
 
+class Region(World):
+    """A region whose stores hold together."""
+
+    examine = Federation.examine
+
+
 class Broker:
     """The broker's services as a node sees them; `lies` change an answer, and the broker signs what it then says."""
 
     connected = True
 
-    def __init__(self, world: Federation, member: str) -> None:
+    def __init__(self, world: Region, member: str, state: RegionState | None = None) -> None:
         self.world = world
         self.member = member
-        self.service = Auditing(world.ledger, world.broker_key, lambda: world.state, _never, world.clock)
+        self.service = Auditing(world.ledger, world.broker_key, lambda: state or world.state, _never, world.clock)
         self.lies: dict[str, Lie] = {}
         self.seen: list[bytes] = []
         """All that the member was ever answered."""
@@ -52,7 +57,7 @@ class Broker:
             return msgspec.json.encode(self.lies.get(method, lambda found: found)(paths))
         answer = self.service.find(self.member, method, data)
         if lie := self.lies.get(method):
-            said, _, body = answer.partition(b"\n")
+            body = answer.partition(b"\n")[2]
             kind = CasesAnswer if method == auditing.CASES else WordsAnswer
             found = lie(msgspec.json.decode(body, type=kind))
             answer = sign_answer(data, msgspec.json.encode(found), self.member, self.world.broker_key, self.now())
@@ -77,15 +82,12 @@ class Broker:
 class Desk:
     """An auditor at a node."""
 
-    def __init__(self, world: Federation, member: str) -> None:
-        self.broker = Broker(world, member)
+    def __init__(self, world: Region, member: str, state: RegionState | None = None) -> None:
+        self.broker = Broker(world, member, state)
         self.state = State()
         self.state.link = self.broker  # type: ignore[assignment]
         self.auditor = Auditor(world.nodes[member], self.state)
         self.world = world
-
-    def off(self) -> None:
-        self.state.link = None
 
     async def page(self, recipient: str = "", *, evidence: bool = False, **asked: Any) -> Page:
         return await self.auditor.page(Asked(CasesRequest(**asked), recipient, evidence), self.world.clock.now)
@@ -105,9 +107,9 @@ class Desk:
 
 
 @contextmanager
-def audited(directory: Path) -> Iterator[tuple[Federation, dict[str, str]]]:
+def audited(directory: Path) -> Iterator[tuple[Region, dict[str, str]]]:
     """Indonesia and Japan have shared something with each other and with Singapore; Indonesia has an auditor."""
-    world = Federation(directory, ["id", "jp", "sg", "id-audit"], auditors={"id-audit": "id"})
+    world = Region(directory, ["id", "jp", "sg", "id-audit"], auditors={"id-audit": "id"})
     ids: dict[str, str] = {}
 
     def post(name: str, about: str, document: dict[str, Any]) -> None:
@@ -138,6 +140,3 @@ def of(lines: list[Line], report_id: str) -> list[Line]:
 def reasons(line: Line) -> set[str]:
     """Why a line does not hold."""
     return {fault.reason for fault in line.faults}
-
-
-__all__ = ["UNSET", "Broker", "Desk", "Transient", "audited", "of", "reasons"]
