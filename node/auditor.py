@@ -96,7 +96,13 @@ class Auditor:
             raise Transient("the broker cannot be asked: the link is down")
         talk = _Talk(link)
         request = asked.request
-        question, data = await self._ask(talk, auditing.CASES, request)
+        try:
+            question, data = await self._ask(talk, auditing.CASES, request)
+        except ProtocolError as exc:
+            if exc.reason is not Reason.NOT_ALLOWED:
+                raise
+            detail = "this member is no auditor: the trustees give that role"
+            raise ProtocolError(exc.reason, "$", detail) from exc
         known = await asyncio.to_thread(self._known)
         try:
             found = self._open(question, data, now)
