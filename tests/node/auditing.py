@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from broker.auditing import Auditing
-from broker.members import RegionState
+from broker.members import WorldState
 from node.auditing import Line, Page
 from node.auditor import Asked, Auditor
 from node.loops import State
@@ -29,18 +29,12 @@ async def _never(*_: Any) -> Any:
     raise AssertionError("asked on its own thread")
 
 
-class Region(World):
-    """A region whose stores hold together."""
-
-    examine = Federation.examine
-
-
 class Broker:
     """The broker's services as a node sees them; `lies` change an answer, and the broker signs what it then says."""
 
     connected = True
 
-    def __init__(self, world: Region, member: str, state: RegionState | None = None) -> None:
+    def __init__(self, world: World, member: str, state: WorldState | None = None) -> None:
         self.world = world
         self.member = member
         self.service = Auditing(world.ledger, world.broker_key, lambda: state or world.state, _never, world.clock)
@@ -82,7 +76,7 @@ class Broker:
 class Desk:
     """An auditor at a node."""
 
-    def __init__(self, world: Region, member: str, state: RegionState | None = None) -> None:
+    def __init__(self, world: World, member: str, state: WorldState | None = None) -> None:
         self.broker = Broker(world, member, state)
         self.state = State()
         self.state.link = self.broker  # type: ignore[assignment]
@@ -107,23 +101,28 @@ class Desk:
 
 
 @contextmanager
-def audited(directory: Path) -> Iterator[tuple[Region, dict[str, str]]]:
+def audited(directory: Path) -> Iterator[tuple[World, dict[str, str]]]:
     """Indonesia and Japan have shared something with each other and with Singapore; Indonesia has an auditor."""
-    world = Region(directory, ["id", "jp", "sg", "id-audit"], auditors={"id-audit": "id"})
+    world = World(directory, ["id", "jp", "sg", "id-audit"], auditors={"id-audit": "id"})
     ids: dict[str, str] = {}
 
-    def post(name: str, about: str, document: dict[str, Any]) -> None:
-        (answer,) = world.post(name, document)
-        ids[about] = answer["report_id"]
+    def post(name: str, **documents: dict[str, Any]) -> None:
+        """In one submission."""
+        for about, answer in zip(documents, world.post(name, *documents.values()), strict=True):
+            ids[about] = answer["report_id"]
 
-    post("id", "sent", filing(1))
-    post("jp", "received", filing(2))
-    post("jp", "foreign", filing(3, **RED))
-    post("id", "again", filing(4))
+    # Of one submission Indonesia is granted one report, and does not know of the other.
+    post("jp", received=filing(2), foreign=filing(3, **RED))
+    world.settle()
+    post("jp", hidden=filing(5, **RED))
+    world.settle()
+    post("id", sent=filing(1))
+    post("id", again=filing(4))
     world.settle()
     world.nodes["jp"].confirm(ids["sent"], "acting")
     world.nodes["id"].confirm(ids["received"], "read")
     world.settle()
+    Federation.examine(world)
     try:
         yield world, ids
     finally:
