@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from broker.auditing import Auditing
-from broker.members import WorldState
+from broker.members import RegionState
 from node.auditing import Line, Page
 from node.auditor import Asked, Auditor
 from node.loops import State
@@ -34,7 +34,7 @@ class Broker:
 
     connected = True
 
-    def __init__(self, world: World, member: str, state: WorldState | None = None) -> None:
+    def __init__(self, world: World, member: str, state: RegionState | None = None) -> None:
         self.world = world
         self.member = member
         self.service = Auditing(world.ledger, world.broker_key, lambda: state or world.state, _never, world.clock)
@@ -76,7 +76,7 @@ class Broker:
 class Desk:
     """An auditor at a node."""
 
-    def __init__(self, world: World, member: str, state: WorldState | None = None) -> None:
+    def __init__(self, world: World, member: str, state: RegionState | None = None) -> None:
         self.broker = Broker(world, member, state)
         self.state = State()
         self.state.link = self.broker  # type: ignore[assignment]

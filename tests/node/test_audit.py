@@ -14,7 +14,7 @@ import pytest
 from msgspec import UNSET
 
 from broker import auditing as service
-from broker.members import WorldState
+from broker.members import RegionState
 from node.auditformat import COLUMNS, as_csv, as_json, as_table
 from node.auditheld import Shown
 from node.auditing import Bench, Fault, Line, judge
@@ -127,7 +127,7 @@ async def test_refused(desk: Desk, world: World) -> None:
         msgspec.structs.replace(one, status="suspended" if one.id == "id-audit" else one.status)
         for one in world.region.members
     ]
-    state = WorldState(Registry(msgspec.structs.replace(world.region, members=suspended)), world.state.book)
+    state = RegionState(Registry(msgspec.structs.replace(world.region, members=suspended)), world.state.book)
     with pytest.raises(ProtocolError) as caught:
         await Desk(world, "id-audit", state).page()
     assert caught.value.reason.value == "member-suspended"
@@ -464,7 +464,7 @@ async def test_what_the_auditors_own_node_holds_cannot_be_left_out(world: World)
         msgspec.structs.replace(one, roles=[*one.roles, "auditor"] if one.id == "id" else one.roles)
         for one in world.region.members
     ]
-    state = WorldState(Registry(msgspec.structs.replace(world.region, members=members)), PolicyBook([]))
+    state = RegionState(Registry(msgspec.structs.replace(world.region, members=members)), PolicyBook([]))
     desk = Desk(world, "id", state)
     assert len(await desk.lines()) == 5
     desk.broker.lie_about_cases(lambda _: None)
