@@ -117,7 +117,7 @@ def audited(directory: Path) -> Iterator[tuple[World, dict[str, str]]]:
     post("jp", hidden=filing(5, **RED))
     world.settle()
     post("id", sent=filing(1))
-    post("id", again=filing(4))
+    post("id", again=filing(4, marking={"tlp": "RED", "recipients": ["jp"]}))
     world.settle()
     world.nodes["jp"].confirm(ids["sent"], "acting")
     world.nodes["id"].confirm(ids["received"], "read")

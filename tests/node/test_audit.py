@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -153,6 +153,22 @@ def test_an_id_that_others_had_before_shows_nothing_of_them(world: World) -> Non
     assert Spans(known, "id").members == ["id", "id-audit"]
 
 
+async def test_why_somebody_did_not_get_it(desk: Desk, ids: dict[str, str]) -> None:
+    """The denial with its gate and reason, as the origin has it; and a delivery all the same is caught."""
+    jp, sg = of(await desk.lines(), ids["again"])
+    assert (jp.granted, jp.state, sg.granted, sg.state, sg.faults) == (True, "received", False, "denied", [])
+    assert [(item.gate, item.reason) for item in sg.withheld] == [("marking", "not-a-named-recipient")]
+
+    def handed(case: Case) -> Case:
+        return msgspec.structs.replace(
+            case, handed=[*case.handed, *(msgspec.structs.replace(one, member="sg") for one in case.handed)]
+        )
+
+    desk.broker.lie_about_cases(handed)
+    _, sg = of((await desk.page()).lines, ids["again"])
+    assert reasons(sg) == {"not-granted"}
+
+
 # --- pages and questions --------------------------------------------------------------------------------------------
 
 
@@ -193,10 +209,19 @@ async def test_questions(desk: Desk, ids: dict[str, str]) -> None:
     assert [line.report_id for line in await desk.lines("sg", report=UUID(ids["again"]))] == [ids["again"]]
 
 
-async def test_old_entries_are_not_looked_at_for_new_ones(desk: Desk, world: World) -> None:
-    """The broker seeks by time in the log, and says where it began."""
+async def test_old_entries_are_not_looked_at_for_new_ones(
+    desk: Desk, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker seeks by time in the log, and says where it began and ended."""
     page = await desk.page(since=world.clock.now + timedelta(days=1))
     assert (page.lines, page.first, page.end, page.more) == ([], page.size, page.size, False)
+    monkeypatch.setattr(service, "SKEW_MS", 0)
+    times = [row.received_at for row in sorted(world.rows("submissions"), key=lambda row: row.id)]
+    for time in {*times, times[0] - 1, times[-1] + 1}:
+        place = sum(one < time for one in times)
+        at = datetime.fromtimestamp(time / 1000, UTC)
+        assert (await desk.page(since=at)).first == place
+        assert (await desk.page(until=at)).end == place
 
 
 async def test_written_as(desk: Desk) -> None:
@@ -409,6 +434,7 @@ async def test_an_answer_that_is_none_shows_nothing(desk: Desk) -> None:
         lambda answer: replace(answer, end=answer.end - 1),
         lambda answer: replace(answer, cases=[*answer.cases, answer.cases[-1]]),
         lambda answer: replace(answer, end=0, more=True),
+        lambda answer: replace(answer, end=2, cases=[]),
     ]
     for lie in lies:
         broker.lies = {auditing.CASES: lie}
@@ -454,8 +480,11 @@ async def test_members_evidence_shows_what_was_left_out(desk: Desk, world: World
     # And where it says that all is before, or after, the time that was asked for.
     desk.broker.lies = {auditing.CASES: lambda answer: msgspec.structs.replace(answer, first=answer.size, cases=[])}
     assert (await missed(desk, bundles, since=START - timedelta(days=1))).count("$.lines") == 3
+    later = START + timedelta(days=1)
+    desk.broker.lies = {auditing.CASES: lambda answer: msgspec.structs.replace(answer, end=1, cases=[])}
+    assert (await missed(desk, bundles, until=later)).count("$.lines") == 3
     desk.broker.lies = {}
-    assert await missed(desk, bundles, since=START + timedelta(days=1)) == []
+    assert await missed(desk, bundles, since=later) == []
 
 
 async def test_what_the_auditors_own_node_holds_cannot_be_left_out(world: World) -> None:
@@ -510,3 +539,8 @@ async def test_what_no_quorum_has_seen_is_waiting(desk: Desk, world: World) -> N
     spans = Spans([(open_record(row.record).record, row.leaf) for row in world.rows("governance")], "id")
     bench = Bench(world.nodes["id-audit"].trust, spans, world.clock.now, None, 0, {})
     assert {(line.log, len(line.faults)) for line in judge(answer.cases, [], bench).lines} == {("waiting", 0)}
+    # Nor is it believed what it contradicts itself: the leaf that was promised, and to whom.
+    for changes, reason in (({"leaf": 99}, "proof-invalid"), ({"origin": "sg"}, "wrong-audience")):
+        cases = [msgspec.structs.replace(case, **changes) for case in answer.cases]
+        found = judge(cases, [], bench).lines
+        assert all(reasons(line) == {reason} for line in found if line.direction == "sent" or reason == "proof-invalid")
