@@ -195,7 +195,9 @@ class Broker:
             await self._reconcile()
             # Policies may have changed while nobody was here to apply them to what was queued.
             await self._requeue()
-            await self.bus.serve(subjects.RPC_FROM_ANY_MEMBER, self._answer, sequencer.holds)
+            await self.bus.serve(
+                subjects.RPC_FROM_ANY_MEMBER, self._answer, lambda one: sequencer.holds(one) or auditing.holds(one)
+            )
             await self.api.start(stack)
             log.info("broker.started", url=self.api.url, nats=self.nats.url if self.nats else self.config.nats.url)
             ready()

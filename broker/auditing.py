@@ -4,8 +4,8 @@ Guarantees: only an active member that the trustees made an auditor is answered,
 of its own jurisdiction, as of that leaf (`protocol/auditing.py` `Spans`), and about grants of such members. Of the
 first it gets what their origin got: the receipt with everybody's grants, and the confirmations. Of the second it gets
 those grants and confirmations alone: nothing tells it who else had the report. Never any content. Every answer covers
-a range of the log, or names where to go on, and is signed over the question. One answer is made at a time, and each
-reads a bounded number of rows.
+a range of the log, or names where to go on, and is signed over the question. One answer is made at a time, each reads
+a bounded number of rows, and no member keeps more than `WAITING` questions waiting: further ones get no answer.
 
 Refuses: everybody else (NOT_ALLOWED, MEMBER_SUSPENDED), and to speak of leaves that are not the auditor's.
 """
@@ -13,6 +13,7 @@ Refuses: everybody else (NOT_ALLOWED, MEMBER_SUSPENDED), and to speak of leaves 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -46,7 +47,7 @@ from protocol.auditing import (
     sign_answer,
     words_request,
 )
-from protocol.errors import ProtocolError
+from protocol.errors import ProtocolError, Transient
 from protocol.faults import from_milliseconds
 from protocol.governance import open_record
 from protocol.grants import Commitment, commit
@@ -58,6 +59,8 @@ from protocol.registry import Registry
 from protocol.statements import Receipt, Stopped
 
 METHODS: Final = frozenset({CASES, WORDS})
+WAITING: Final = 4
+"""Questions of one member, so that nobody else waits for an auditor in a hurry."""
 CHUNK: Final = 64
 """Leaves that are looked at together."""
 LOOKED_AT: Final = 1_024
@@ -70,6 +73,11 @@ _RECEIPT: Final = ("id", "receipt")
 _REPORT: Final = ("seq", "digest", "submission", "origin", "report_id", "revision", "phase", "received_at", "grants")
 _receipt: Final = msgspec.json.Decoder(Receipt)
 _RECORDS: Final = 1 << 31
+
+
+def holds(subject: str) -> bool:
+    """Whether a request waits for others of its kind, and so must not count among those that are served at once."""
+    return subject.endswith((f".{CASES}", f".{WORDS}"))
 
 
 class Auditing:
@@ -97,17 +105,24 @@ class Auditing:
         self._read = read
         self._clock = clock
         self._one = asyncio.Lock()
+        self._waiting: Counter[str] = Counter()
 
     async def answer(self, member: str, method: str, data: bytes) -> bytes:
         """Answer a member's request of one of `METHODS`.
 
         Raises:
             ProtocolError: refused.
-            Transient: the ledger cannot be used now.
+            Transient: the ledger cannot be used now, or too many of this member's questions wait.
         """
-        async with self._one:
-            answer: bytes = await self._read(self.find, member, method, data)
-            return answer
+        if self._waiting[member] >= WAITING:
+            raise Transient(f"{member} asks too much at once")
+        self._waiting[member] += 1
+        try:
+            async with self._one:
+                answer: bytes = await self._read(self.find, member, method, data)
+                return answer
+        finally:
+            self._waiting[member] -= 1
 
     def find(self, member: str, method: str, data: bytes) -> bytes:
         """The same, on the caller's thread."""

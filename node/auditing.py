@@ -20,7 +20,7 @@ from msgspec import UNSET, Struct, UnsetType
 from node.trust import Trust, type_of
 from node.witness import prove
 from protocol import limits
-from protocol.auditing import Case, CasesAnswer, CasesRequest, Granted, Spans
+from protocol.auditing import Case, CasesAnswer, CasesRequest, Exchange, Granted, Spans
 from protocol.errors import ProtocolError
 from protocol.grants import commit, open_grant
 from protocol.jws import split_jws
@@ -97,13 +97,6 @@ class Line(_Shown, frozen=True, kw_only=True):
     faults: list[Fault] = []
     told: list[str] = []
     """What of this the broker says and nobody has signed."""
-
-
-class Exchange(_Shown, frozen=True, kw_only=True):
-    """A question and the broker's signed answer as they travelled: proof of what the broker said."""
-
-    question: str
-    answer: str
 
 
 class Page(_Shown, frozen=True, kw_only=True):

@@ -18,12 +18,12 @@ from typing import Final, Literal
 import msgspec
 from msgspec import UNSET
 
-from node.auditing import Bench, Exchange, Fault, Findings, Line, Page, check_range, fault, judge, left_out
+from node.auditing import Bench, Fault, Findings, Line, Page, check_range, fault, judge, left_out
 from node.core import NodeCore
 from node.loops import Link, State
 from node.store import Reads
 from protocol import auditing, logrpc, subjects
-from protocol.auditing import Case, CasesAnswer, CasesRequest, Spans, WordsRequest, encode, open_answer
+from protocol.auditing import Case, CasesAnswer, CasesRequest, Exchange, Spans, WordsRequest, encode, open_answer
 from protocol.errors import ProtocolError, Transient
 from protocol.governance import open_record
 from protocol.logrpc import ProveAnswer, ProveRequest

@@ -126,6 +126,13 @@ class WordsAnswer(_Message, frozen=True, kw_only=True):
     next: Leaf = 0
 
 
+class Exchange(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A question and the broker's signed answer as they travelled: proof of what the broker said."""
+
+    question: str
+    answer: str
+
+
 cases_request: Final = msgspec.json.Decoder(CasesRequest)
 words_request: Final = msgspec.json.Decoder(WordsRequest)
 cases_answer: Final = msgspec.json.Decoder(CasesAnswer)
@@ -136,13 +143,14 @@ encode: Final = msgspec.json.Encoder().encode
 # --- the broker's signature over an answer ----------------------------------------------------------------------
 
 
-def _digest(data: bytes) -> str:
+def digest_of(data: bytes) -> str:
+    """How the statement names a question or an answer."""
     return b64(hashlib.sha256(data).digest())
 
 
 def sign_answer(question: bytes, answer: bytes, member: str, signer: Signer, now: datetime) -> bytes:
     """The answer as it travels: the statement, newline, the answer."""
-    said = Audited(iss=BROKER, aud=member, at=now, question=_digest(question), answer=_digest(answer))
+    said = Audited(iss=BROKER, aud=member, at=now, question=digest_of(question), answer=digest_of(answer))
     return sign_statement(said, signer).encode("ascii") + b"\n" + answer
 
 
@@ -157,9 +165,9 @@ def open_answer(data: bytes, question: bytes, own: str, find: KeyLookup, now: da
     said = open_statement(jws, Audited, find, now)
     if said.aud != own:
         raise ProtocolError(Reason.WRONG_AUDIENCE, "$.aud", "this answer is for another member")
-    if said.question != _digest(question):
+    if said.question != digest_of(question):
         raise ProtocolError(Reason.CONTENT_CHANGED, "$.question", "this is the answer to another question")
-    if said.answer != _digest(answer):
+    if said.answer != digest_of(answer):
         raise ProtocolError(Reason.CONTENT_CHANGED, "$.answer", "this is not the answer that the broker has signed")
     return jws, answer
 

@@ -125,6 +125,9 @@ async def held(region: Running, audit: Any, ids: dict[str, str]) -> None:
     assert (code, "All that is shown holds." in err) == (0, True), err
     assert {json.loads(line)["report_id"] for line in out.splitlines()} == set(ids.values())
     assert [json.loads(line)["answer"].count("\n") for line in kept.read_text().splitlines()] == [1, 1, 1]
+    trust = str(region.place.directory / "id-audit-invitation.json")
+    code, out, _ = await asyncio.to_thread(command, "verify", str(kept), "--trust", trust)
+    assert (code, "those that concern id, id-audit are" in out) == (0, True)
     # And a broker that leaves something out, or changes it, is caught by the command.
     lie = region.place.directory / "broker" / "lie"
     for what, reason in (("hide", "left-out"), ("mute", "left-out"), ("line", "proof-invalid")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 from collections.abc import Callable, Iterator
@@ -134,6 +135,23 @@ async def test_refused(desk: Desk, world: World) -> None:
     desk.state.link = None
     with pytest.raises(Transient):
         await desk.page()
+
+
+async def test_an_auditor_in_a_hurry_keeps_nobody_waiting(desk: Desk, world: World) -> None:
+    """So many questions of a member wait, and further ones get no answer; nobody else is served later for it."""
+
+    async def read(function: Callable[..., bytes], *args: Any) -> bytes:
+        return await asyncio.to_thread(function, *args)
+
+    busy = service.Auditing(world.ledger, world.broker_key, lambda: world.state, read, world.clock)
+    asked = [busy.answer("id-audit", auditing.CASES, b"{}") for _ in range(service.WAITING + 2)]
+    *answers, one, other = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(isinstance(answer, bytes) for answer in answers)
+    assert isinstance(one, Transient)
+    assert isinstance(other, Transient)
+    assert isinstance(await busy.answer("id-audit", auditing.CASES, b"{}"), bytes)
+    held = [name for name in ("audit.cases", "audit.words", "region", "missed") if service.holds(f"kg.rpc.id.{name}")]
+    assert held == ["audit.cases", "audit.words"]
 
 
 def test_an_id_that_others_had_before_shows_nothing_of_them(world: World) -> None:
