@@ -458,15 +458,15 @@ class Broker:
         """Request and reply with members: the signed registry, and what a member's inbox may have lost."""
         member, method = subjects.parse_rpc(subject)
         if method == REGION_METHOD:
-            return self._governor.document()
+            return self._governor.document(member)
         if method == MISSED_METHOD:
             return await self.read(missed, self._store, member, data)
         if method == PUBLISH_METHOD:
             return await self._publish(member, data)
         if method == POLICIES_METHOD:
-            return await self.read(policies.listed, self._store, data)
+            return await self.read(policies.listed, self._store, data, self._state.registry.view(member))
         if method == GOVERNANCE_METHOD:
-            return await self.read(self._governor.listed, data)
+            return await self.read(self._governor.listed, member, data)
         if method == OFFER_METHOD:
             mints = self.nats is not None
             return await self.read(partial(self._governor.offered, member, data, mints=mints))

@@ -49,7 +49,7 @@ from protocol.auditing import (
 )
 from protocol.errors import ProtocolError, Transient
 from protocol.faults import from_milliseconds
-from protocol.governance import open_record
+from protocol.governance import Act, Admit, open_record
 from protocol.grants import Commitment, commit
 from protocol.jws import split_jws
 from protocol.keys import Signer
@@ -126,9 +126,10 @@ class Auditing:
 
     def find(self, member: str, method: str, data: bytes) -> bytes:
         """The same, on the caller's thread."""
-        jurisdiction = entitled(self._state().registry, member)
+        state = self._state()
+        entitled(state.registry, member)
         with reading.snapshot(self._ledger) as connection:
-            view = _View(connection, spans_of(connection, jurisdiction))
+            view = _View(connection, *spans_of(connection, state, member))
             if method == CASES:
                 answer = encode(view.cases(decode(cases_request, data)))
             else:
@@ -150,10 +151,19 @@ def entitled(registry: Registry, member_id: str) -> str:
     return member.jurisdiction
 
 
-def spans_of(connection: Connection, jurisdiction: str) -> Spans:
-    """Who was of a jurisdiction, by the records in the ledger."""
-    rows = store.governance_after(connection, -1, _RECORDS)
-    return Spans(((open_record(bytes(row.record)).record, row.leaf) for row in rows), jurisdiction)
+def spans_of(connection: Connection, state: RegionState, member: str) -> tuple[Spans, frozenset[str]]:
+    """Who was of an auditor's jurisdiction, by the records as it sees them; and the members that it does not see."""
+    asking, chain = state.registry.member(member), state.chain
+    acts: list[tuple[Act, int]] = []
+    unseen: set[str] = set()
+    for row in store.governance_after(connection, -1, _RECORDS):
+        signed = open_record(bytes(row.record))
+        seers = chain.seers[row.number] if chain is not None and row.number < len(chain.seers) else None
+        shown = signed.inner is None or (seers is not None and seers.include(asking))
+        acts.append((signed.deed if shown else signed.record.act, row.leaf))
+        if not shown and isinstance(signed.deed, Admit):
+            unseen.add(signed.deed.member.id)
+    return Spans(acts, asking.jurisdiction), frozenset(unseen)
 
 
 @dataclass(slots=True)
@@ -172,9 +182,12 @@ class _Chunk:
 class _View:
     """The ledger as one auditor may see it."""
 
-    def __init__(self, connection: Connection, spans: Spans) -> None:
+    def __init__(self, connection: Connection, spans: Spans, unseen: frozenset[str]) -> None:
         self._db = connection
         self._spans = spans
+        self._unseen = unseen
+        self._closed: list[int] = []
+        """Leaves that name somebody unseen."""
 
     # --- cases --------------------------------------------------------------------------------------------------
 
@@ -218,7 +231,10 @@ class _View:
         return self._answer(request.first, end, size, cases, more=more)
 
     def _answer(self, first: int, end: int, size: int, cases: list[Case], *, more: bool) -> CasesAnswer:
-        return CasesAnswer(members=self._spans.members, first=first, end=end, size=size, more=more, cases=cases)
+        closed = [leaf for leaf in self._closed if leaf < end]
+        return CasesAnswer(
+            members=self._spans.members, first=first, end=end, size=size, more=more, cases=cases, unseen=closed
+        )
 
     def _seek(self, at: int, size: int) -> int:
         """The first leaf that was received at a time or later, clocks that were put back left aside."""
@@ -243,12 +259,27 @@ class _View:
                 known = chunk.own.get(row.submission, ())
                 chunk.own[row.submission] = sorted({*known, *own})
             chunk.reports.setdefault(row.submission, []).append(row)
-        chunk.heads = [head for head in heads if head.id in sent or head.id in chunk.own]
+        chunk.heads = self._shown([head for head in heads if head.id in sent or head.id in chunk.own], chunk)
         times = {head.received_at for head in chunk.heads if head.id in chunk.reports}
         for row in reading.rows_where(self._db, tables.deliveries, "created_at", times):
             chunk.deliveries[row.id] = row
         chunk.handed = deliveries_by_report(chunk.deliveries.values())
         return chunk
+
+    def _shown(self, heads: list[Any], chunk: _Chunk) -> list[Any]:
+        """Those of these submissions that name nobody whom the auditor does not see; the others' leaves are noted."""
+        if not self._unseen:
+            return heads
+        numbers = [head.id for head in heads if head.id not in chunk.own]
+        naming = {head.id for head in heads if head.member in self._unseen}
+        for row in reading.rows_where(self._db, tables.submissions, "id", numbers, _RECEIPT):
+            receipt = decode(_receipt, split_jws(bytes(row.receipt).decode("ascii"), Receipt.typ).payload)
+            if any(not self._unseen.isdisjoint(report.to) for report in receipt.reports):
+                naming.add(row.id)
+        for number in sorted(naming):
+            self._closed.append(number - 1)
+            chunk.reports.pop(number, None)
+        return [head for head in heads if head.id not in naming]
 
     def _cases(self, chunk: _Chunk) -> Iterable[Case]:
         numbers = [head.id for head in chunk.heads]

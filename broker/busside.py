@@ -19,8 +19,8 @@ from broker.config import Config
 from broker.natsd import EmbeddedNats, Retired
 from protocol import subjects
 from protocol.bus import NatsBus
-from protocol.chain import State
 from protocol.dialing import Tls
+from protocol.enact import State
 from protocol.errors import ProtocolError
 from protocol.invitation import Claim
 from protocol.keys import replace_secret

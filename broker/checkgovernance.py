@@ -14,7 +14,8 @@ from typing import Any
 from broker import reading, tables
 from broker.governing import submission_name
 from broker.store import Connection
-from protocol.chain import State, apply, found
+from protocol.chain import apply, found
+from protocol.enact import State
 from protocol.errors import ProtocolError
 from protocol.faults import BEHIND, MISSING, ORPHAN, Finding, differences, gaps, refused
 from protocol.governance import entry_of, open_record

@@ -368,6 +368,9 @@ def _check_grants(there: Any, header: Header, granted: Mapping[str, Decision], s
         if member is None:
             scene.skipped["grants to members that are no longer in the region"] += 1
             continue
+        if not registry.meet(there.origin, name) and not scene.changed_since(there.received_at):
+            yield Finding("reports", str(there.seq), _TOO_MUCH, f"to {name}, which does not meet {there.origin}")
+            continue
         books = scene.books.at(there.received_at, facts.origin, member.jurisdiction)
         # Whether it was active then is not kept; that suspended members get nothing is for the receipt to say.
         recipient = Recipient(member.jurisdiction)

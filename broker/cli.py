@@ -22,7 +22,7 @@ from broker.auditformat import FORMATS
 from broker.check import check_ledger
 from broker.config import Config, load_config
 from broker.governing import load_chain
-from broker.members import load_region
+from broker.members import load_registry
 from broker.reading import open_reader
 from broker.store import Store
 from protocol import process
@@ -128,7 +128,8 @@ def _reading(config: Config) -> Iterator[Store]:
 
 
 def _registry(config: Config) -> Registry:
-    return Registry(load_region(config.region, setup.load_records(config)))
+    chain = load_chain(config.region, datetime.now(UTC))
+    return load_registry(config.region, chain, setup.load_records(config))
 
 
 def _check(args: argparse.Namespace) -> int:

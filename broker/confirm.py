@@ -47,7 +47,7 @@ def _check(member: str, jws: str, registry: Registry, now: datetime) -> Confirma
         raise ProtocolError(Reason.WRONG_MEMBER, "$.iss", "a member confirms for itself only")
     if registry.member(member).status != "active":
         raise ProtocolError(Reason.MEMBER_SUSPENDED, "$", "this member is suspended")
-    registry.member(confirmation.aud)
+    registry.view(member).member(confirmation.aud)
     return confirmation
 
 

@@ -219,8 +219,9 @@ def decide_report(
 
 
 def decide(submission: Verified, registry: Registry, known: Known, ask: Ask, now: datetime) -> list[Decision]:
-    """Decide all reports of one verified submission, in the order of its envelope."""
+    """Decide all reports of a verified submission, in the order of its envelope: in the region that its member sees."""
     member = registry.member(submission.member)
+    registry = registry.view(member.id)
     return [
         decide_report(report, member, registry, known, ask, now, submission.boxes)
         for report in submission.envelope.reports

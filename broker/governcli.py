@@ -31,7 +31,8 @@ from broker.proposals import (
     refused,
     write_new,
 )
-from protocol.chain import State, apply
+from protocol.chain import weigh
+from protocol.enact import State
 from protocol.errors import ConfigError, ProtocolError
 from protocol.governance import (
     Act,
@@ -48,6 +49,7 @@ from protocol.governance import (
     SetBrokerKeys,
     SetQuorum,
     SetTrustees,
+    Show,
     Signed,
     Suspend,
     Terminate,
@@ -152,6 +154,7 @@ def add_actions(actions: Any) -> None:
     admit.add_argument("member", type=Path, help="member.json")
     admit.add_argument("--policy", type=Path, action="append", default=[], help="its sharing policy (TOML)")
     admit.add_argument("--invitation", type=Path, help="where to write what its node needs to connect")
+    _add_hiding(admit)
     admit.set_defaults(run=_admit)
     for name, status, text in (
         (
@@ -181,8 +184,19 @@ def add_actions(actions: Any) -> None:
     invite.set_defaults(run=_invite)
 
 
+def _add_hiding(admit: argparse.ArgumentParser) -> None:
+    admit.add_argument("--hidden", action="store_true", help="only some shall see it")
+    admit.add_argument("--seen-by", action="append", default=[], metavar="ID", help="with --hidden: who sees it")
+
+
+def _seen_by(args: argparse.Namespace) -> list[str] | None:
+    if args.seen_by and not args.hidden:
+        raise ConfigError("--seen-by is for a member that is --hidden")
+    return list(args.seen_by) if args.hidden else None
+
+
 def _admit(args: argparse.Namespace) -> int:
-    outcome = setup.admit(args.directory, args.member, args.policy, args.invitation)
+    outcome = setup.admit(args.directory, args.member, args.policy, args.invitation, _seen_by(args))
     act = outcome.signed.record.act
     if outcome.proposal is None and isinstance(act, Admit):
         member = act.member
@@ -260,6 +274,11 @@ def _add_proposing(actions: Any) -> None:
 
     admit = add("admit", "a new member, from its member.json", _make_admit, "file")
     admit.add_argument("--resembles", action="append", default=[], metavar="ID", help="a member that it may look like")
+    _add_hiding(admit)
+    show = add("show", "who sees a hidden member, beside those that do", _make_show, "id")
+    whom = show.add_mutually_exclusive_group(required=True)
+    whom.add_argument("--to", action="append", metavar="ID")
+    whom.add_argument("--to-all", action="store_true", help="everybody, for good")
     add("suspend", "cut a member off", lambda args, _: Suspend(member=args.id), "id")
     add("resume", "let a suspended member back in", lambda args, _: Resume(member=args.id), "id")
     add("expel", "end a membership", lambda args, _: Expel(member=args.id), "id")
@@ -307,7 +326,7 @@ def _propose(args: argparse.Namespace) -> int:
 def _check_possible(state: State, signed: Signed) -> None:
     """ConfigError if no signatures could make this a record."""
     try:
-        apply(state, signed, _now())
+        weigh(state, signed, _now())
     except ProtocolError as exc:
         if exc.path != "$.signatures":
             raise refused(exc) from exc
@@ -339,7 +358,14 @@ def _valid(act: Act) -> Act:
 
 
 def _make_admit(args: argparse.Namespace, _: State) -> Act:
-    return _valid(Admit(member=read_document(args.file, Member), resembles=args.resembles))
+    member, seen_by = read_document(args.file, Member), _seen_by(args)
+    member = msgspec.structs.replace(member, hidden=seen_by is not None)
+    return _valid(Admit(member=member, resembles=args.resembles, seen_by=seen_by))
+
+
+def _make_show(args: argparse.Namespace, state: State) -> Act:
+    seen_by = None if args.to_all else sorted({*state.seen_by.get(args.id, ()), *args.to})
+    return _valid(Show(member=args.id, seen_by=seen_by))
 
 
 def _make_roles(args: argparse.Namespace, _: State) -> Act:

@@ -4,13 +4,16 @@
 
 Guarantees: a record is taken only if it follows from those before it and has the signatures that it needs; its file
 appears as a whole or not at all, and never in place of another one; each record has a row of the ledger and a leaf of
-the log before a node is shown a region that follows from it. From members on the bus nothing is taken but a change of
+the log before a node is shown a region that follows from it. What only some may see is closed before it is written, and
+its opening listed to those only. From members on the bus nothing is taken but a change of
 their own keys. Refuses files that contradict the ledger (ConfigError): what was handed out once is never taken back.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,13 +23,18 @@ import msgspec
 from msgspec import Struct
 
 from broker import store, tables
-from protocol.chain import State, apply, found
+from broker.seers import Roll, Seers
+from protocol.chain import apply, found, weigh
+from protocol.enact import State, subject_of
 from protocol.errors import ConfigError, ProtocolError, Transient
-from protocol.governance import Found, Keys, Signed, entry_of, open_record
+from protocol.governance import Found, Keys, Signed, close_record, entry_of, open_record, without_opening
+from protocol.keys import Signer, b64
 from protocol.parse import decode
 from protocol.reasons import Reason
+from protocol.registry import Member
 from protocol.statements import BROKER
 
+Carrier = Callable[[], Signer]
 DIRECTORY: Final = "governance"
 LIST_METHOD: Final = "governance.list"
 OFFER_METHOD: Final = "governance.offer"
@@ -44,6 +52,13 @@ class Chain:
     records: tuple[bytes, ...]
     digests: tuple[str, ...]
     state: State
+    seers: tuple[Seers | None, ...] = ()
+    """By record, those that see what it closes; None for an open one."""
+
+    def holds(self, digest: str) -> bool:
+        """Whether a record is here, also one that was closed."""
+        inner = (open_record(data).inner for data in self.records)
+        return digest in self.digests or any(one.digest == digest for one in inner if one is not None)
 
 
 # --- files ------------------------------------------------------------------------------------------------------
@@ -60,32 +75,58 @@ def _name(number: int) -> str:
 
 def load_chain(directory: Path, now: datetime) -> Chain:
     """Read the records and follow them. ConfigError with the file of the fault."""
-    state: State | None = None
     records: list[bytes] = []
-    digests: list[str] = []
     for number, path in enumerate(chain_files(directory)):
+        if path.name != _name(number):
+            raise ConfigError(f"{path.parent / _name(number)} is missing: copy it from a backup or from a node")
         try:
-            if path.name != _name(number):
-                raise ConfigError(f"{path.parent / _name(number)} is missing: copy it from a backup or from a node")
-            data = path.read_bytes()
-            signed = open_record(data)
-            state = found(signed, now) if state is None else apply(state, signed, now)
-        except ProtocolError as exc:
-            raise ConfigError(f"{path}: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
+            records.append(path.read_bytes())
         except OSError as exc:
             raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
-        records.append(data)
-        digests.append(signed.digest)
-    if state is None:
+    if not records:
         raise ConfigError(
             f"{directory / DIRECTORY} holds no record: make a region with `kentongan broker init`, or record its "
             "founding with `kentongan broker record`"
         )
-    return Chain(tuple(records), tuple(digests), state)
+
+    def fault(number: int, exc: ProtocolError) -> ConfigError:
+        path = directory / DIRECTORY / _name(number)
+        return ConfigError(f"{path}: {exc.detail} ({exc.reason.value} at {exc.path})")
+
+    return follow(records, now, fault)
 
 
-def append(directory: Path, data: bytes, now: datetime) -> Signed:
-    """Take one more record into the chain.
+def follow(records: Sequence[bytes], now: datetime, fault: Callable[[int, ProtocolError], Exception]) -> Chain:
+    """Follow all records, of which there is one at least.
+
+    Args:
+        fault: what to raise for the record at a number that does not hold.
+    """
+    state: State | None = None
+    roll = Roll()
+    digests: list[str] = []
+    for number, data in enumerate(records):
+        try:
+            signed = open_record(data)
+            before = state
+            state = apply(before, signed, now) if before else found(signed, now)
+        except ProtocolError as exc:
+            raise fault(number, exc) from exc
+        roll.follow(before, signed, state)
+        digests.append(signed.digest)
+    if state is None:
+        raise AssertionError("a chain without records")
+    return Chain(tuple(records), tuple(digests), state, roll.seers())
+
+
+def append(
+    directory: Path, data: bytes, now: datetime, carrier: Carrier, rand: Callable[[int], bytes] = secrets.token_bytes
+) -> Signed:
+    """Take one more record into the chain; what only some may see is closed first.
+
+    Args:
+        carrier: gives the broker's key, which signs closed records.
+        rand: random bytes, as many as asked for.
 
     Raises:
         ProtocolError: it does not follow, or is not signed by who may decide it.
@@ -96,7 +137,10 @@ def append(directory: Path, data: bytes, now: datetime) -> Signed:
     if isinstance(signed.record.act, Found) and not chain_files(directory):
         found(signed, now)
     else:
-        apply(load_chain(directory, now).state, signed, now)
+        state = load_chain(directory, now).state
+        data = close(state, data, now, carrier, rand)
+        signed = open_record(data)
+        apply(state, signed, now)
     place = directory / DIRECTORY / _name(signed.record.number)
     draft = place.with_suffix(f".{os.getpid()}.new")
     try:
@@ -115,6 +159,22 @@ def append(directory: Path, data: bytes, now: datetime) -> Signed:
     except OSError as exc:
         raise Transient(f"{place} cannot be written: {exc.strerror}") from exc
     return signed
+
+
+def close(state: State, data: bytes, now: datetime, carrier: Carrier, rand: Callable[[int], bytes]) -> bytes:
+    """A signed record as it stands in the chain: closed, if only some may see it.
+
+    Raises:
+        ProtocolError: it is one that nobody could close, since it does not hold.
+    """
+    signed = open_record(data)
+    subject = subject_of(state, signed.record.act)
+    if subject is None:
+        return data
+    # Before it is hidden in another one, so that a refusal says what is wrong with this one.
+    weigh(state, signed, now)
+    key = state.secrets.get(subject) or b64(rand(32))
+    return close_record(data, key, b64(rand(32)), max(now.replace(microsecond=0), signed.record.at), carrier())
 
 
 def _sync(directory: Path) -> None:
@@ -201,30 +261,44 @@ class Answer(Struct, frozen=True):
 _question: Final = msgspec.json.Decoder(Question)
 
 
-def listed(ledger: store.Store, data: bytes) -> bytes:
-    """Answer a member that asks for records.
+def listed(ledger: store.Store, data: bytes, chain: Chain, member: str) -> bytes:
+    """Answer a member that asks for records: as it may see them.
+
+    Args:
+        chain: what the region follows from; later records are not listed yet.
 
     Raises:
-        ProtocolError: the question is malformed.
+        ProtocolError: the question is malformed, or whoever asks is no member any more.
     """
     question = decode(_question, data)
     if not -1 <= question.after < 1 << 31:
         raise ProtocolError(Reason.OUT_OF_RANGE, "$.after", "not the number of a record")
+    asking = chain.state.member(member)
     found: list[Listed] = []
     size = 0
     with ledger.reading() as connection:
         for row in store.governance_after(connection, question.after, MOST):
-            size += len(row.record)
+            if row.number >= len(chain.records):
+                break
+            text = shown_to(chain, row.number, bytes(row.record), asking)
+            size += len(text)
             if found and size > ANSWER:
                 break
-            found.append(Listed(row.record.decode("ascii"), row.leaf))
+            found.append(Listed(text.decode("ascii"), row.leaf))
     return msgspec.json.encode(Answer(found))
 
 
-def offered(directory: Path, member: str, data: bytes, now: datetime, *, mints: bool) -> bytes:
+def shown_to(chain: Chain, number: int, record: bytes, member: Member) -> bytes:
+    """A record as a member may see it."""
+    seers = chain.seers[number]
+    return record if seers is None or seers.include(member) else without_opening(record)
+
+
+def offered(directory: Path, member: str, data: bytes, now: datetime, carrier: Carrier, *, mints: bool) -> bytes:
     """Take a change of its own keys from a member. The same record again gets the same answer.
 
     Args:
+        carrier: gives the broker's key.
         mints: whether the broker has the keys of the bus, and so can admit another key for a connection.
 
     Raises:
@@ -239,12 +313,12 @@ def offered(directory: Path, member: str, data: bytes, now: datetime, *, mints: 
     if not isinstance(act, Keys) or act.member != member:
         raise ProtocolError(Reason.NOT_ALLOWED, "$.act", "a member offers its own keys; the rest is for the trustees")
     try:
-        if signed.digest in load_chain(directory, now).digests:
+        if load_chain(directory, now).holds(signed.digest):
             return b"{}"
         if _offers_today(directory, member, now) >= OFFERS_A_DAY:
             detail = f"a member changes its keys at most {OFFERS_A_DAY} times a day: ask the trustees"
             raise ProtocolError(Reason.TOO_MANY, "$.act", detail)
-        append(directory, data, now)
+        append(directory, data, now, carrier)
     except (ConfigError, OSError) as exc:
         raise Transient(str(exc)) from exc
     return b"{}"
@@ -253,5 +327,5 @@ def offered(directory: Path, member: str, data: bytes, now: datetime, *, mints: 
 def _offers_today(directory: Path, member: str, now: datetime) -> int:
     """Changes of its own keys that a member offered within a day, by the time at which they were written here."""
     recent = [path for path in chain_files(directory) if path.stat().st_mtime > now.timestamp() - _DAY]
-    acts = [open_record(path.read_bytes()).record.act for path in recent]
+    acts = [open_record(path.read_bytes()).deed for path in recent]
     return sum(isinstance(act, Keys) and act.member == member for act in acts)

@@ -20,7 +20,7 @@ from broker.renewal import sign_with
 from broker.store import Store
 from protocol.errors import ConfigError
 from protocol.keys import Signer
-from protocol.registry import Region, sign_region
+from protocol.registry import Registry, sign_region
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ class Governor:
         self._directory = directory
         self._signer = signer
         self._clock = clock
-        self._recorded: tuple[Region, Chain] | None = None
+        self._recorded: tuple[Registry, Chain] | None = None
 
     def check(self, state: RegionState) -> None:
         """ConfigError if the records are not those that were followed before, with more after them."""
@@ -65,21 +65,28 @@ class Governor:
         """
         chain = _chain(state)
         fresh = governing.record_chain(self._ledger, chain, self._clock())
-        self._recorded = (state.registry.region, chain)
+        self._recorded = (state.registry, chain)
         if fresh:
             log.info("broker.governance", records=len(fresh), head=chain.state.head.number)
 
-    def document(self) -> bytes:
-        """The region document, signed now."""
+    def _now_recorded(self) -> tuple[Registry, Chain]:
         if self._recorded is None:
             raise AssertionError("asked for a region that is not recorded yet")
-        region, chain = self._recorded
+        return self._recorded
+
+    def document(self, member: str) -> bytes:
+        """The region document as this member may see it, signed now. ProtocolError if it is no member any more."""
+        registry, chain = self._now_recorded()
+        region = registry.view(member).region
         return sign_region(region, chain.state.head, sign_with(self._signer), self._clock()).encode("ascii")
 
-    def listed(self, data: bytes) -> bytes:
+    def listed(self, member: str, data: bytes) -> bytes:
         """See `governing.listed`."""
-        return governing.listed(self._ledger, data)
+        return governing.listed(self._ledger, data, self._now_recorded()[1], member)
 
     def offered(self, member: str, data: bytes, *, mints: bool) -> bytes:
         """See `governing.offered`. The members loop follows within a second."""
-        return governing.offered(self._directory, member, data, self._clock(), mints=mints)
+        return governing.offered(self._directory, member, data, self._clock(), self._carrier, mints=mints)
+
+    def _carrier(self) -> Signer:
+        return sign_with(self._signer)

@@ -450,7 +450,7 @@ class Ingest:
         rows: list[store.Row] = []
         for confirmation, reports in answers.shown:
             seen = [row.digest for row in reports if coordinator.id in ledger.unpack_grants(row.grants)]
-            if seen:
+            if seen and state.registry.sees(coordinator.id, confirmation.iss):
                 data = {"member": confirmation.iss, "state": confirmation.state, "reports": seen}
                 rows.append(
                     {

@@ -13,7 +13,7 @@ from typing import Any, Final
 import structlog
 
 from broker.members import RegionState
-from protocol.chain import State
+from protocol.enact import State
 from protocol.keylife import WARN_DAYS, Life, as_document, ending, lives_of, stage
 from protocol.statements import BROKER
 

@@ -20,6 +20,7 @@ import msgspec
 
 from broker.governing import Chain, chain_files, load_chain
 from broker.policies import PublishedPolicies, merge
+from protocol.enact import closed_groups
 from protocol.errors import ConfigError
 from protocol.keys import KeyRecord
 from protocol.policy import HEADER, Facts, Outcome, Policy, PolicyBook, evaluate, explain, load_policy
@@ -66,6 +67,12 @@ class RegionState:
         """The policy's answer for one recipient at this time."""
         return evaluate(facts, as_recipient(member), self.book, now, self.registry.circles)
 
+    def _ask_from(self, facts: Facts, origin: str, now: datetime) -> dict[str, Outcome]:
+        """The answers that the origin may know of: who it does not see does not exist, who does not see it is told."""
+        view = self.registry.view(origin)
+        asked = view.asked_by(origin)
+        return {name: evaluate(facts, one, self.book, now, view.circles) for name, one in asked.items()}
+
     def ask_all(self, facts: Facts, origin: str, now: datetime) -> Answers:
         """The policy's answers at this time for every recipient but the member that filed the report."""
         if self._until is not None and now >= self._until:
@@ -76,8 +83,7 @@ class RegionState:
         key = (facts, origin)
         found = self._answers.get(key) if facts.expires_at is None else None
         if found is None:
-            others = [member for member in self.registry.recipients() if member.id != origin]
-            found = answers_of({member.id: self.ask(facts, member, now) for member in others})
+            found = answers_of(self._ask_from(facts, origin, now))
             if facts.expires_at is None:
                 if len(self._answers) >= _ANSWERS:
                     self._answers.clear()
@@ -121,6 +127,11 @@ def load_region(directory: Path, broker_keys: Sequence[KeyRecord] = ()) -> Regio
     return _region(directory, load_chain(directory, datetime.now(UTC)), broker_keys)
 
 
+def load_registry(directory: Path, chain: Chain, broker_keys: Sequence[KeyRecord] = ()) -> Registry:
+    """The region that a chain leads to, whole, and who sees what of it. ConfigError if it does not hold together."""
+    return Registry(_region(directory, chain, broker_keys), chain.state.seen_by, closed_groups(chain.state))
+
+
 def _region(directory: Path, chain: Chain, broker_keys: Sequence[KeyRecord]) -> Region:
     region = chain.state.region
     unlisted = {record.kid for record in broker_keys} - {record.kid for record in region.broker_keys}
@@ -154,7 +165,7 @@ def load_state(
         published: gives the policies that the region's jurisdictions have published; they replace files.
     """
     chain = load_chain(directory, datetime.now(UTC))
-    registry = Registry(_region(directory, chain, broker_keys))
+    registry = load_registry(directory, chain, broker_keys)
     policies = []
     for path in policy_files(directory / "policies"):
         policy = load_policy(path.read_text("utf-8"), path.name)

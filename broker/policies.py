@@ -21,7 +21,7 @@ from protocol.parse import decode
 from protocol.policy import Policy
 from protocol.published import Published, check_next, open_published
 from protocol.reasons import Reason
-from protocol.registry import Registry
+from protocol.registry import Member, Registry
 
 MOST: Final = 50
 
@@ -59,6 +59,9 @@ def take(ledger_store: store.Store, member: str, data: bytes, registry: Registry
     if not registry.shares(member):
         raise ProtocolError(Reason.NOT_ALLOWED, "$.iss", "a member that only observes or audits sets no policy")
     policy = published.policy
+    if _is_hidden_among(registry.member(member), registry):
+        detail = f"the policy of {policy.jurisdiction} is published by a member that everybody sees"
+        raise ProtocolError(Reason.NOT_ALLOWED, "$.iss", detail)
     with ledger_store.writing() as connection:
         rows = store.after(connection, tables.policies, 0, 10_000, jurisdiction=policy.jurisdiction)
         if any(bytes(row.jws) == data for row in rows):
@@ -73,6 +76,12 @@ def take(ledger_store: store.Store, member: str, data: bytes, registry: Registry
         }
         store.add_numbered(connection, tables.policies, [row], "id")
     return published
+
+
+def _is_hidden_among(member: Member, registry: Registry) -> bool:
+    """Whether others would miss their jurisdiction's policy: it is shown to those only that see who published it."""
+    others = [one for one in registry.region.members if one.jurisdiction == member.jurisdiction and not one.hidden]
+    return member.hidden and bool(others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +118,11 @@ def merge(files: Sequence[Policy], published: PublishedPolicies) -> list[Policy]
     ]
 
 
-def listed(ledger_store: store.Store, data: bytes) -> bytes:
+def listed(ledger_store: store.Store, data: bytes, view: Registry) -> bytes:
     """Answer a member that asks for published policies after a number.
+
+    Args:
+        view: the region as it sees it.
 
     Raises:
         ProtocolError: the question is malformed.
@@ -120,5 +132,5 @@ def listed(ledger_store: store.Store, data: bytes) -> bytes:
         raise ProtocolError(Reason.OUT_OF_RANGE, "$.after", "not the number of a policy")
     with ledger_store.reading() as connection:
         rows = store.after(connection, tables.policies, question.after, MOST)
-    policies = [row.jws.decode("ascii") for row in rows]
+    policies = [row.jws.decode("ascii") for row in rows if row.member in view.members]
     return msgspec.json.encode(Answer(int(rows[-1].id) if rows else question.after, policies))

@@ -16,7 +16,8 @@ import msgspec
 
 from broker.config import Config
 from broker.governing import append, chain_files, load_chain
-from protocol.chain import State, apply
+from protocol.chain import weigh
+from protocol.enact import State
 from protocol.errors import ConfigError, ProtocolError
 from protocol.governance import Act, Found, Record, Signed, Trustee, draft, merge_records, open_record, sign_record
 from protocol.keys import ED25519, KeyRecord, SigningKey
@@ -26,6 +27,7 @@ from protocol.reasons import Reason
 
 TRUSTEE_KEY: Final = "trustee.pem"
 TRUSTEE_FILE: Final = "trustee.json"
+SIGNING_KEY: Final = "signing.pem"
 PROPOSALS: Final = "proposals"
 TRUSTEE_LIFE: Final = timedelta(days=3650)
 LOCAL: Final = "operator"
@@ -126,7 +128,7 @@ def record(config: Config, copies: Sequence[bytes]) -> Signed:
         ConfigError: why it is not taken.
     """
     try:
-        return append(config.region, merge_records(copies), _now())
+        return append(config.region, merge_records(copies), _now(), lambda: SigningKey.load(config.keys / SIGNING_KEY))
     except ProtocolError as exc:
         raise refused(exc) from exc
 
@@ -155,7 +157,7 @@ def decide(config: Config, act: Act) -> Outcome:
     if key_file.exists():
         data = sign_record(data, SigningKey.load(key_file))
     try:
-        apply(state, open_record(data), _now())
+        weigh(state, open_record(data), _now())
     except ProtocolError as exc:
         if exc.reason not in _LACKING or exc.path != "$.signatures":
             raise refused(exc) from exc

@@ -20,8 +20,8 @@ import msgspec
 from broker import bustls
 from broker.accounts import Accounts
 from broker.config import Config, load_config
-from broker.governing import append, load_chain
-from broker.members import load_region
+from broker.governing import append, load_chain, shown_to
+from broker.members import load_region, load_registry
 from broker.proposals import (
     LOCAL,
     PROPOSALS,
@@ -144,7 +144,7 @@ def init(
         trustees = [make_trustee(key_file, LOCAL, f"Operator of {region}"[:100])]
     founding = found_region(region, trustees, threshold, [record])
     if local:
-        append(directory, sign_record(founding, SigningKey.load(key_file)), datetime.now(UTC))
+        append(directory, sign_record(founding, SigningKey.load(key_file)), datetime.now(UTC), lambda: key)
     else:
         write_new(directory / FOUNDING, founding)
     token = secrets.token_urlsafe(32)
@@ -162,23 +162,26 @@ def init(
     return token, key.kid
 
 
-def admit(directory: Path, member_file: Path, policies: list[Path], out: Path | None) -> Outcome:
+def admit(
+    directory: Path, member_file: Path, policies: list[Path], out: Path | None, seen_by: list[str] | None = None
+) -> Outcome:
     """Admit a member from the file that its `kentongan node init` wrote, or propose it to the trustees.
 
     Args:
         policies: the member's sharing policies.
         out: where to write the invitation; None for a member without a node (a coordinator).
+        seen_by: of a hidden member, those that see it.
 
     Raises:
         ConfigError: what does not hold.
     """
     config = load_config(directory)
     load_keys(config)
-    member = read_document(member_file, Member)
+    member = msgspec.structs.replace(read_document(member_file, Member), hidden=seen_by is not None)
     texts = _policy_files(config, member, policies)
     if out is not None:
         _check_invitable(config, member)
-    outcome = decide(config, Admit(member=member))
+    outcome = decide(config, Admit(member=member, seen_by=seen_by))
     if outcome.proposal is None:
         _write_policies(texts)
         if out is not None:
@@ -251,7 +254,8 @@ def invitation(config: Config, member_id: str, url: str, user_jwt: str) -> Invit
     signer, records = load_keys(config)
     now = datetime.now(UTC)
     chain = load_chain(config.region, now)
-    region = load_region(config.region, records)
+    region = load_registry(config.region, chain, records).view(member_id).region
+    member = chain.state.member(member_id)
     return Invitation(
         member=member_id,
         url=url,
@@ -259,7 +263,7 @@ def invitation(config: Config, member_id: str, url: str, user_jwt: str) -> Invit
         broker_keys=region.broker_keys,
         region=sign_region(region, chain.state.head, signer, now),
         genesis=chain.digests[0],
-        governance=[data.decode("ascii") for data in chain.records],
+        governance=[shown_to(chain, number, data, member).decode("ascii") for number, data in enumerate(chain.records)],
     )
 
 

@@ -43,10 +43,12 @@ class Shown:
     """Receipts with whom they were shown for; of a receipt that went to nobody, with an empty name."""
     receipts: set[str] = field(default_factory=set)
     words: set[str] = field(default_factory=set)
+    unseen: set[int] = field(default_factory=set)
 
     def add(self, page: Page) -> None:
         """Another page."""
         self.end = page.end if page.more else page.size
+        self.unseen.update(page.unseen)
         for line in page.lines:
             self.receipts.add(line.receipt)
             self.entries.add((line.receipt, line.member or ""))
@@ -72,7 +74,7 @@ class Shown:
                     yield _left_out("$.lines.events", f"{about}: the confirmation {statement_digest(jws)}")
 
     def _covers(self, entry: _Entry) -> bool:
-        if entry.leaf >= self.end:
+        if entry.leaf >= self.end or entry.leaf in self.unseen:
             return False
         return (self.since is None or self.since <= entry.at) and (self.until is None or entry.at < self.until)
 

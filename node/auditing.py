@@ -115,6 +115,8 @@ class Page(_Shown, frozen=True, kw_only=True):
     """Leaves that there are, or will be with the next checkpoint, as the broker says."""
     witnessed: int
     """Leaves under the newest checkpoint that this node has witnessed."""
+    unseen: list[int]
+    """Leaves of this range that name a hidden member which the auditor does not see; nothing of them is shown."""
     more: bool
     next: int
     """The leaf at which the following page begins."""
@@ -190,7 +192,7 @@ def left_out(answer: CasesAnswer, spans: Spans, verified: int, held: Mapping[int
     if answer.size < verified:
         detail = f"the log has {verified} leaves, the answer knows of {answer.size}"
         found.append(_said(Reason.LEFT_OUT, "$.size", detail))
-    for leaf in sorted(held.keys() - {case.leaf for case in answer.cases}):
+    for leaf in sorted(held.keys() - {case.leaf for case in answer.cases} - set(answer.unseen)):
         detail = f"leaf {leaf}: this node holds the {held[leaf]}"
         found.append(_said(Reason.LEFT_OUT, "$.cases", detail))
     return found

@@ -131,7 +131,7 @@ class Auditor:
 
     def _known(self) -> _Known:
         with self._core.store.read() as reads:
-            records = [(open_record(row.record.encode("ascii")).record, row.leaf) for row in reads.governance()]
+            records = [(open_record(row.record.encode("ascii")).deed, row.leaf) for row in reads.governance()]
             published, last = reads.newest_checkpoint(published=True), reads.newest_checkpoint()
         return _Known(
             spans=Spans(records, self._core.jurisdiction),
@@ -222,6 +222,7 @@ class Auditor:
             cases=len(answer.cases),
             size=answer.size,
             witnessed=known.size,
+            unseen=answer.unseen,
             more=answer.more,
             next=answer.end,
             evidence=talk.exchanged if asked.evidence else UNSET,
@@ -249,6 +250,7 @@ def _nothing(first: int, known: _Known, why: Fault, talk: _Talk | None) -> Page:
         cases=0,
         size=known.verified,
         witnessed=known.size,
+        unseen=[],
         more=False,
         next=first,
         evidence=talk.exchanged if talk else UNSET,

@@ -12,7 +12,8 @@ from typing import Final
 
 from node.reading import Looking
 from node.trust import Trust
-from protocol.chain import State, apply, found
+from protocol.chain import apply, found
+from protocol.enact import State
 from protocol.errors import ProtocolError
 from protocol.faults import MISSING, Finding, differences, gaps, refused
 from protocol.governance import open_record
@@ -38,7 +39,7 @@ def check_governance(reads: Looking, trust: Trust, now: datetime) -> Iterator[Fi
                 pairs.append(("digest", row.digest, trust.digests[row.number]))
             yield from differences(GOVERNANCE, row.number, pairs)
             if whole:
-                state = found(signed, now, trust.genesis) if state is None else apply(state, signed, now)
+                state = found(signed, now, trust.genesis, trust.sight) if state is None else apply(state, signed, now)
         except ProtocolError as exc:
             # Nothing can be said of what follows from a record that does not hold.
             whole = False

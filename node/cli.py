@@ -47,6 +47,7 @@ from node.trust import Trust
 from node.views import iso
 from protocol import natsauth, process
 from protocol.chain import fold
+from protocol.enact import Sight
 from protocol.errors import ConfigError, ProtocolError
 from protocol.faults import tell
 from protocol.governance import open_record
@@ -394,7 +395,8 @@ def _verify_membership(place: Path, out: Path | None) -> int:
         records = held + records[len(held) :]
     data = [text.encode("ascii", "replace") for text in records]
     try:
-        state = fold(data, invitation.genesis, datetime.now(UTC))
+        sight = Sight(config.member, config.jurisdiction)
+        state = fold(data, invitation.genesis, datetime.now(UTC), sight)
     except ProtocolError as exc:
         raise ConfigError(f"the records here do not hold: {exc.detail} ({exc.reason.value} at {exc.path})") from exc
     for text in data:

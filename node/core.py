@@ -18,6 +18,7 @@ from node.alarms import clear_alarm, raise_alarm
 from node.config import Escalation
 from node.escalation import Told, next_due, nothing_owed, tell_overdue
 from node.filing import Reply, Round
+from node.governed import sort_out
 from node.granting import granted_too_much
 from node.intake import Posting
 from node.opening import Bench, Message, Opened, open_messages
@@ -25,7 +26,7 @@ from node.outbox import Outbox, Outgoing, in_messages
 from node.receive import Clerk, TakenIn, write_confirmation
 from node.signing import Desk
 from node.store import Reads, Store, Tx, instant, microseconds
-from node.trust import Trust, in_order
+from node.trust import Trust
 from protocol import limits
 from protocol.access import TLPS
 from protocol.envelope import Rand
@@ -263,7 +264,7 @@ class NodeCore:
         """Take a region document, and the governance records that it rests on; tells whether anything in it is new.
 
         Args:
-            listed: the records after the last one that is on disk, and the leaf that the broker says each has.
+            listed: the records after the last one that is on disk, or all, and the leaf that the broker says each has.
 
         Raises:
             ProtocolError: it does not hold. What the trustees have not signed is an alarm that lasts.
@@ -272,16 +273,16 @@ class NodeCore:
         with self.store.read() as reads:
             held = [row.record for row in reads.governance()]
         try:
-            fresh = in_order(listed, len(held))
-            changed = self.trust.update(document, [*held, *(text for _, text, _ in fresh)])
+            listing = sort_out(listed, held)
+            changed = self.trust.update(document, listing.texts)
         except ProtocolError as exc:
             if exc.reason is Reason.REGION_NOT_GOVERNED:
                 self._refuse_region(exc)
             raise
-        followed = fresh[: len(self.trust.digests) - len(held)]
-        if followed:
+        followed = listing.fresh[: len(self.trust.digests) - len(held)]
+        if followed or listing.shown:
             with self.store.write() as tx:
-                self._clerk(tx, self._now()).records(followed)
+                self._clerk(tx, self._now()).records(followed, listing.shown)
         return changed
 
     def _refuse_region(self, exc: ProtocolError) -> None:

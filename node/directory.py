@@ -34,6 +34,7 @@ def _entry(member: Member, now: datetime) -> dict[str, Any]:
         "jurisdiction": member.jurisdiction,
         "name": member.name,
         "status": member.status,
+        "hidden": member.hidden,
         "roles": member.roles,
         "contacts": member.contacts,
         "languages": member.languages,
@@ -56,6 +57,7 @@ def in_lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"{found['region']}, record {found['serial'] - 1}"
     for one in found["members"]:
         suspended = "" if one["status"] == "active" else f", {one['status']}"
+        suspended += ", hidden" if one["hidden"] else ""
         yield f"{one['id']} ({one['jurisdiction']}): {one['name']}; {', '.join(one['roles']) or 'no roles'}{suspended}"
         told_of = {"reached by": one["contacts"], "speaks": one["languages"], "helps with": one["capabilities"]}
         for what, told in told_of.items():

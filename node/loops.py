@@ -22,6 +22,7 @@ from msgspec import Meta, Struct
 from node.answers import Answer, state_of
 from node.core import NodeCore
 from node.filing import Reply
+from node.governed import shows_more
 from node.intake import Posting
 from node.metrics import Metrics
 from node.opening import Opened
@@ -441,7 +442,12 @@ class Refresher:
 
     async def _records(self, link: Link, number: int) -> list[tuple[str, int]]:
         """The governance records up to a number that are not here yet, as far as the broker shows them."""
-        after = await self._writer.run(self._core.governed_to)
+        found = await self._listed(link, await self._writer.run(self._core.governed_to), number)
+        if shows_more(text for text, _ in found):
+            return await self._listed(link, -1, number)
+        return found
+
+    async def _listed(self, link: Link, after: int, number: int) -> list[tuple[str, int]]:
         found: list[tuple[str, int]] = []
         while after + len(found) < number:
             question = msgspec.json.encode({"after": after + len(found)})

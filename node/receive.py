@@ -191,8 +191,9 @@ class Clerk:
         elif known.entry != entry:
             self._alarm("log", Reason.LOG_FORKED.value, leaf=leaf, name=name, other=known.name)
 
-    def records(self, listed: Iterable[tuple[Signed, str, int]]) -> TakenIn:
-        """Governance records that hold, as text, each with the leaf that the broker says it has."""
+    def records(self, listed: Iterable[tuple[Signed, str, int]], shown: Iterable[tuple[int, str]] = ()) -> TakenIn:
+        """Governance records that hold, each with the leaf that the broker says it has; earlier ones shown only now."""
+        self._tx.set(tables.governance, "number", [{"number": number, "record": text} for number, text in shown])
         for signed, text, leaf in listed:
             row = {"number": signed.record.number, "digest": signed.digest, "record": text, "leaf": leaf}
             self._tx.add(tables.governance, [row])

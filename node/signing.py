@@ -172,7 +172,7 @@ class Desk:
         to: dict[str, SealTo] = {}
         for member in registry.recipients():
             reads = member.status == "active" and "recipient" in member.roles and member.id != self._origin.member
-            if not reads or member.jurisdiction not in named:
+            if not reads or member.jurisdiction not in named or not registry.sees(member.id, self._origin.member):
                 continue
             agreements = registry.circles.between(facts.origin, member.jurisdiction, now)
             answer = ask_side(policy.export, member.jurisdiction, facts, agreements)

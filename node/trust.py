@@ -3,6 +3,7 @@
 Guarantees: a region document is taken only if a broker's key signed it that the trustees have named, only if it is
 newer than the one held, and only if its members, keys, groups, agreements and quorum are those that the trustees'
 records lead to, up to the record that it names; what was followed once is never exchanged for something else.
+Of what is closed, it follows what is shown to it, and notices what it is owed and not shown.
 Statements count only if their own issuer signed them, for this member, with a key that was valid. Refuses the rest with
 a reason. Pure: files and requests are others' work.
 """
@@ -17,16 +18,17 @@ import msgspec
 from msgspec import Struct
 
 from protocol import limits
-from protocol.chain import State, apply, found
+from protocol.chain import apply, found
+from protocol.enact import Sight, State
 from protocol.errors import ConfigError, ProtocolError
-from protocol.governance import Signed, open_record
+from protocol.governance import open_record
 from protocol.invitation import Invitation
 from protocol.jws import split_jws
 from protocol.keys import KeyLookup, KeyRecord, KeyRing, VerifyKey, unb64
 from protocol.parse import decode
 from protocol.policy import Policy, PolicyBook
 from protocol.reasons import Reason
-from protocol.registry import Head, OpenedRegion, Region, head_of, open_region, shown
+from protocol.registry import Head, OpenedRegion, Region, Registry, head_of, jurisdiction_of, open_region, shown
 from protocol.statements import (
     BROKER,
     Confirmation,
@@ -63,6 +65,7 @@ class Trust:
         genesis: the digest of the region's founding record.
         records: the governance records that the invitation brought, from that one on.
         now: for judging keys and times.
+        member: whose node this is; None if the records hide nothing.
 
     Raises:
         ConfigError: the invitation's own document does not hold.
@@ -76,15 +79,19 @@ class Trust:
         *,
         genesis: str,
         records: Sequence[str],
+        member: str | None = None,
     ) -> None:
         self._pinned_records = {record.kid: record for record in pinned}
         self._now = now
         self.genesis = genesis
         self.digests: tuple[str, ...] = ()
         """Of all records up to the one that the region document names."""
+        self._records: tuple[str, ...] = ()
         try:
-            state, self.digests = self._follow(None, head_in(document), records)
+            self._sight = sight_in(document, member)
+            state, held = self._follow(None, (), head_in(document), records)
             self._hold(state, self._open(document, state))
+            self._keep(held)
         except ProtocolError as exc:
             raise ConfigError(
                 f"the invitation's region document does not hold ({exc.reason.value}): ask the broker's operator for a "
@@ -100,13 +107,23 @@ class Trust:
             now,
             genesis=invitation.genesis,
             records=invitation.governance,
+            member=invitation.member,
         )
+
+    @property
+    def sight(self) -> Sight | None:
+        """Whose eyes see this region."""
+        return self._sight
+
+    def _keep(self, records: Sequence[str]) -> None:
+        self._records = tuple(records)
+        self.digests = tuple(open_record(text.encode("ascii")).digest for text in records)
 
     def _hold(self, state: State, opened: OpenedRegion) -> None:
         self.state = state
         self.issued_at = opened.issued_at
         self.broker_keys = self._ring(state)
-        self.registry = opened.registry
+        self.registry = Registry(opened.registry.region, state.seen_by)
 
     def _open(self, document: str, state: State) -> OpenedRegion:
         """A region document, if the broker signed it and the trustees agree with what it says."""
@@ -123,36 +140,56 @@ class Trust:
         records = {**self._pinned_records, **{record.kid: record for record in state.region.broker_keys}}
         return KeyRing(VerifyKey.from_record(BROKER, record) for record in records.values())
 
-    def _follow(self, state: State | None, head: Head, records: Sequence[str]) -> tuple[State, tuple[str, ...]]:
-        """The region after the records up to a head, and the names of all of them.
+    def _follow(
+        self, state: State | None, held: Sequence[str], head: Head, records: Sequence[str]
+    ) -> tuple[State, list[str]]:
+        """The region after the records up to a head, and all of them.
 
         Args:
-            state: what is held, None at the beginning.
+            state: what the held ones lead to, None if there are none.
+            held: the records that are held.
             records: in order; they may begin with those that are held, which are passed over, and go beyond the head.
         """
-        digests = list(self.digests)
+        followed = list(held)
         for text in records:
             try:
                 signed = open_record(text.encode("ascii", "replace"))
                 number = signed.record.number
-                if number < len(digests):
+                if number < len(followed):
                     continue
                 if number > head.number:
                     break
                 now = self._now()
-                state = found(signed, now, self.genesis) if state is None else apply(state, signed, now)
+                begun = state
+                state = apply(begun, signed, now) if begun else found(signed, now, self.genesis, self._sight)
             except ProtocolError as exc:
-                raise _ungoverned(f"record {len(digests)} does not hold: {exc.detail}", exc.reason) from exc
-            digests.append(signed.digest)
+                raise _ungoverned(f"record {len(followed)} does not hold: {exc.detail}", exc.reason) from exc
+            followed.append(text)
         if state is None or state.head != head:
             raise _ungoverned(f"it names record {head.number}, which is not here")
-        return state, tuple(digests)
+        return state, followed
+
+    def _shown_more(self, records: Sequence[str]) -> list[str]:
+        """The held records, with the openings that are here only now. Empty if there are no such."""
+        more = list(self._records)
+        for text in records:
+            try:
+                signed = open_record(text.encode("ascii", "replace"))
+            except ProtocolError:
+                break
+            number = signed.record.number
+            if signed.inner is None or number >= len(more) or signed.digest != self.digests[number]:
+                continue
+            if open_record(more[number].encode("ascii")).inner is None:
+                more[number] = text
+        return [] if more == list(self._records) else more
 
     def update(self, document: bytes, records: Sequence[str] = ()) -> bool:
         """Take a region document if it is newer than the one held; tells whether anything in it is new.
 
         Args:
-            records: the governance records after the held one, or more.
+            records: the governance records after the held one, or more: those that are held already may now come with
+                their openings, after this member was shown another one.
 
         Raises:
             ProtocolError: it is not the broker's; REGION_NOT_GOVERNED, it is not what the trustees have signed.
@@ -168,12 +205,16 @@ class Trust:
             if issued_at <= self.issued_at:
                 return False
             raise _ungoverned(f"it goes back to record {head.number} from {self.state.head.number}")
-        state, digests = self._follow(self.state, head, records)
+        more = self._shown_more(records)
+        if more:
+            state, followed = self._follow(None, (), head, [*more, *records])
+        else:
+            state, followed = self._follow(self.state, self._records, head, records)
         opened = self._open(text, state)
         if opened.issued_at <= self.issued_at:
             return False
         changed = opened.registry.region != self.registry.region
-        self.digests = digests
+        self._keep(followed)
         if not changed:
             self.state, self.issued_at = state, opened.issued_at
             return False
@@ -181,32 +222,24 @@ class Trust:
         return True
 
 
+def sight_in(document: str, member: str | None) -> Sight | None:
+    """Who looks, as the region document has it; nothing is verified. None if nobody is named.
+
+    Raises:
+        ProtocolError: it is no region document.
+    """
+    if member is None:
+        return None
+    if not document.isascii():
+        raise ProtocolError(Reason.MALFORMED_ENVELOPE, "$", "a JWS is ASCII")
+    return Sight(member, jurisdiction_of(document, member))
+
+
 def head_in(document: str) -> Head:
     """The governance record that a region document names. ProtocolError if it is none."""
     if not document.isascii():
         raise ProtocolError(Reason.MALFORMED_ENVELOPE, "$", "a JWS is ASCII")
     return head_of(document)
-
-
-def in_order(listed: Sequence[tuple[str, int]], number: int) -> list[tuple[Signed, str, int]]:
-    """Records with their leaves, read; nothing of them is verified.
-
-    Args:
-        number: what the first of them must have.
-
-    Raises:
-        ProtocolError: REGION_NOT_GOVERNED, one is no record, or in another place.
-    """
-    fresh: list[tuple[Signed, str, int]] = []
-    for text, leaf in listed:
-        try:
-            signed = open_record(text.encode("ascii", "replace"))
-        except ProtocolError as exc:
-            raise ProtocolError(Reason.REGION_NOT_GOVERNED, f"$.records.{exc.reason.value}", exc.detail) from exc
-        if signed.record.number != number + len(fresh):
-            raise ProtocolError(Reason.REGION_NOT_GOVERNED, "$.records", "records are not listed in their order")
-        fresh.append((signed, text, leaf))
-    return fresh
 
 
 def _ungoverned(detail: str, why: Reason | None = None) -> ProtocolError:

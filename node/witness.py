@@ -220,7 +220,8 @@ class Witness:
         return NextRequest(size=size, published=published.size if published else 0, wait=wait)
 
     def _is_held_off(self, size: int, now: datetime) -> bool:
-        if not cosigns(self._signer):
+        own = self._trust.registry.members.get(self._member)
+        if not cosigns(self._signer) or (own is not None and own.hidden):
             return True
         return self._held_off is not None and self._held_off[0] == size and now < self._held_off[1]
 

@@ -24,7 +24,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from protocol import limits
 from protocol.errors import ProtocolError
-from protocol.governance import Admit, Expel, Record
+from protocol.governance import Act, Admit, Expel
 from protocol.keys import KeyLookup, Signer, b64
 from protocol.reasons import Reason
 from protocol.report import Digest, Instant, Jurisdiction
@@ -108,6 +108,8 @@ class CasesAnswer(_Message, frozen=True, kw_only=True):
     """Leaves that there are, or will be when the next checkpoint is made."""
     more: bool
     """Whether the question goes on at `end`."""
+    unseen: list[Leaf] = []
+    """Leaves that concern them, and name a hidden member that this auditor does not see: they are not shown."""
     cases: Annotated[list[Case], Meta(max_length=limits.PROOFS_PER_REQUEST)]
 
 
@@ -179,16 +181,15 @@ class Spans:
     """Which members were of a jurisdiction at a leaf of the log, those that have left among them.
 
     Args:
-        records: the trustees' records in order, each with its leaf.
+        acts: what the trustees' records do, in order and as far as it is shown, each with its record's leaf.
     """
 
-    def __init__(self, records: Iterable[tuple[Record, int]], jurisdiction: str) -> None:
+    def __init__(self, acts: Iterable[tuple[Act, int]], jurisdiction: str) -> None:
         self.jurisdiction = jurisdiction
         self._spans: dict[str, list[tuple[int, int | None]]] = {}
         open_: dict[str, tuple[str, int]] = {}
         left: dict[str, int] = {}
-        for record, leaf in records:
-            act = record.act
+        for act, leaf in acts:
             if isinstance(act, Admit):
                 # An id that nobody had before may have been used before the broker wrote the record into its log.
                 open_[act.member.id] = (act.member.jurisdiction, left.get(act.member.id, 0))

@@ -2,8 +2,8 @@
 
 Guarantees: `fold` gives the one region that a chain of records leads to, or raises. A record counts only at its place
 (number, previous, region, a time that does not go back), only with the authority that its act needs, and only if the
-region that it leads to holds together (`Registry`). A record from the future is refused: it would keep everything that
-follows it from being earlier. Pure: the time is an argument.
+region that it leads to holds together (`protocol/enact.py`). A record from the future is refused: it would keep
+everything that follows it from being earlier. Pure: the time is an argument.
 
 Authority is judged by what was in force before the record, at the record's own time:
 
@@ -14,11 +14,15 @@ Authority is judged by what was in force before the record, at the record's own 
 
 A trustee counts once. A signature by a key that is not a trustee's, or not valid at that time, counts nothing; one that
 does not verify refuses the record. All trustees sign the founding; who becomes a trustee later signs that record too.
+
+A closed record is signed by the broker, whose word changes nothing: the record in its opening is held to all of this by
+those who see it. Without the opening it is passed over, unless its tag says that whoever looks is owed the opening
+(RECORD_KEPT_BACK): a broker that shows some and keeps it from others is found out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -26,69 +30,38 @@ from typing import Final
 import msgspec
 
 from protocol import limits
-from protocol.errors import ConfigError, ProtocolError
+from protocol.enact import Sight, State, check_consistent, enact, must_be_closed, subject_of
+from protocol.errors import ProtocolError
 from protocol.governance import (
-    Admit,
-    Agree,
-    Coordinate,
-    Describe,
-    Dissolve,
-    Expel,
-    FormGroup,
+    Closed,
     Found,
     Keys,
     Record,
-    Resume,
-    Roles,
-    SetBrokerKeys,
-    SetQuorum,
     SetTrustees,
     Signed,
     Suspend,
-    Terminate,
     Trustee,
     open_record,
+    tag_of,
 )
 from protocol.keys import KeyRecord, VerifyKey
-from protocol.lookalike import skeleton
 from protocol.reasons import Reason
-from protocol.registry import Agreement, Group, Head, Member, Region, Registry
+from protocol.registry import Member, Region
 from protocol.sealing import SealingKeyRecord
+from protocol.statements import BROKER
 
 AnyKey = KeyRecord | SealingKeyRecord
 _change: Final = msgspec.structs.replace
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a chain has led to."""
-
-    region: Region
-    trustees: tuple[Trustee, ...]
-    threshold: int
-    head: Head
-    at: datetime
-    """Of the newest record."""
-    retired: Mapping[str, Mapping[str, datetime]] = field(default_factory=dict)
-    """By member, the keys that opened its connection before the present one, and when each ceases to."""
-    former: Mapping[str, str] = field(default_factory=dict)
-    """Names of those that were expelled, by id: nobody may pass for them either."""
-
-    def member(self, member_id: str) -> Member:
-        """The member, or ProtocolError(UNKNOWN_MEMBER)."""
-        for member in self.region.members:
-            if member.id == member_id:
-                return member
-        raise ProtocolError(Reason.UNKNOWN_MEMBER, "$.act.member", f"{member_id} is no member of this region")
-
-
-def fold(records: Iterable[bytes], genesis: str, now: datetime) -> State:
+def fold(records: Iterable[bytes], genesis: str, now: datetime, sight: Sight | None = None) -> State:
     """The region that a chain leads to.
 
     Args:
         records: from the founding record on.
         genesis: the digest of the founding record that is trusted.
         now: the time; records may be `CLOCK_SKEW` ahead of it.
+        sight: whose records these are; None if the openings of all closed ones are there.
 
     Raises:
         ProtocolError: the first record that does not hold, at `$[number]`.
@@ -97,7 +70,7 @@ def fold(records: Iterable[bytes], genesis: str, now: datetime) -> State:
     for number, data in enumerate(records):
         try:
             signed = open_record(data)
-            state = found(signed, now, genesis) if state is None else apply(state, signed, now)
+            state = found(signed, now, genesis, sight) if state is None else apply(state, signed, now)
         except ProtocolError as exc:
             raise ProtocolError(exc.reason, f"$[{number}]{exc.path[1:]}", exc.detail) from exc
     if state is None:
@@ -105,12 +78,13 @@ def fold(records: Iterable[bytes], genesis: str, now: datetime) -> State:
     return state
 
 
-def found(signed: Signed, now: datetime, genesis: str | None = None) -> State:
+def found(signed: Signed, now: datetime, genesis: str | None = None, sight: Sight | None = None) -> State:
     """The region that a founding record begins.
 
     Args:
         now: the time.
         genesis: the digest that it must have; None only where it is made.
+        sight: whose eyes see what follows; None if nothing is kept from them.
 
     Raises:
         ProtocolError: it does not hold.
@@ -123,8 +97,8 @@ def found(signed: Signed, now: datetime, genesis: str | None = None) -> State:
     _check_time(record, now)
     act = record.act
     region = Region(region=record.region, serial=1, broker_keys=act.broker_keys, quorum=act.quorum)
-    state = State(region, tuple(act.trustees), act.threshold, signed.head, record.at)
-    _check_consistent(state)
+    state = State(region, tuple(act.trustees), act.threshold, signed.head, record.at, sight=sight)
+    check_consistent(state)
     _check_consent(act.trustees, _signatures(signed, act.trustees, None))
     return state
 
@@ -138,9 +112,39 @@ def apply(state: State, signed: Signed, now: datetime) -> State:
     record = signed.record
     _check_place(state, record)
     _check_time(record, now)
-    after = replace(_enact(state, record), head=signed.head, at=record.at)
+    if isinstance(record.act, Closed):
+        return _apply_closed(state, signed, record.act)
+    if must_be_closed(state, record.act):
+        raise ProtocolError(Reason.INVALID_VALUE, "$.act", "it names what only some see, so that the broker closes it")
+    return _decided(state, signed, signed)
+
+
+def weigh(state: State, signed: Signed, now: datetime) -> State:
+    """The region after a record that nobody has closed yet, though perhaps it must be: as `apply`, for its authors.
+
+    Raises:
+        ProtocolError: as `apply`.
+    """
+    _check_place(state, signed.record)
+    _check_time(signed.record, now)
+    subject = subject_of(state, signed.record.act)
+    return _decided(state if subject is None else _with_key(state, subject, ""), signed, signed)
+
+
+def _with_key(state: State, subject: str, key: str) -> State:
+    return replace(state, secrets={**state.secrets, subject: key})
+
+
+def _decided(state: State, signed: Signed, carried: Signed) -> State:
+    """The state after a record that is at its place.
+
+    Args:
+        signed: what the trustees have decided.
+        carried: what stands in the chain: the same, or the closed record around it.
+    """
+    record = signed.record
+    after = replace(enact(state, record), head=carried.head, at=carried.record.at)
     after = replace(after, region=_change(after.region, serial=record.number + 1))
-    _check_consistent(after)
     # Last, so that a proposal which no signatures could make a record is known before anybody signs it.
     _check_authority(state, signed)
     if isinstance(record.act, SetTrustees):
@@ -149,6 +153,37 @@ def apply(state: State, signed: Signed, now: datetime) -> State:
         fresh = [one for one in record.act.trustees if (one.id, one.key.kid) not in known]
         _check_consent(fresh, _signatures(signed, fresh, None))
     return after
+
+
+def _apply_closed(state: State, signed: Signed, act: Closed) -> State:
+    _check_carrier(state, signed)
+    inner, opening, number = signed.inner, signed.opening, signed.record.number
+    if inner is None or opening is None:
+        if state.sight is None or any(tag_of(key, number) == act.tag for key in state.secrets.values()):
+            raise ProtocolError(Reason.RECORD_KEPT_BACK, "$.opening", "it is about what this member sees: ask again")
+        region = _change(state.region, serial=number + 1)
+        return replace(state, region=region, head=signed.head, at=signed.record.at)
+    _check_place(state, inner.record)
+    if inner.record.at > signed.record.at:
+        raise ProtocolError(Reason.RECORD_OUT_OF_ORDER, "$.at", "closed before it was made")
+    subject = subject_of(state, inner.record.act)
+    if subject is None:
+        raise ProtocolError(Reason.INVALID_VALUE, "$.act", "nothing is closed that everybody must see")
+    if tag_of(opening.key, number) != act.tag or state.secrets.get(subject, opening.key) != opening.key:
+        raise ProtocolError(Reason.INVALID_VALUE, "$.act.tag", "others who see this could not tell that it is theirs")
+    return _decided(_with_key(state, subject, opening.key), inner, signed)
+
+
+def _check_carrier(state: State, signed: Signed) -> None:
+    """ProtocolError unless the broker signed it: whoever wrote a closed record can be named."""
+    keys = {one.kid: VerifyKey.from_record(BROKER, one) for one in state.region.broker_keys}
+    for parts in signed.signatures:
+        key = keys.get(parts.kid)
+        if key is not None and key.record.alg == parts.alg:
+            key.verify(parts.signature, parts.signed)
+            key.check_window(signed.record.at)
+            return
+    raise ProtocolError(Reason.TOO_FEW_SIGNATURES, "$.signatures", "a closed record is signed by the broker")
 
 
 # --- place and authority ----------------------------------------------------------------------------------------
@@ -259,153 +294,3 @@ def _check_consent(trustees: Iterable[Trustee], found: _Signatures) -> None:
     if missing:
         detail = f"who becomes a trustee signs too: {', '.join(missing)}"
         raise ProtocolError(Reason.TOO_FEW_SIGNATURES, "$.signatures", detail)
-
-
-# --- acts -------------------------------------------------------------------------------------------------------
-
-
-def _wrong(path: str, detail: str) -> ProtocolError:
-    return ProtocolError(Reason.INVALID_VALUE, f"$.act{path}", detail)
-
-
-def _enact(state: State, record: Record) -> State:
-    """The state after an act that is authorised."""
-    act = record.act
-    match act:
-        case Found():
-            raise ProtocolError(Reason.RECORD_OUT_OF_ORDER, "$.act", "a region is founded once")
-        case Admit():
-            return _admit(state, act)
-        case SetTrustees():
-            return replace(state, trustees=tuple(act.trustees), threshold=act.threshold)
-        case SetBrokerKeys():
-            return replace(state, region=_change(state.region, broker_keys=act.broker_keys))
-        case SetQuorum():
-            return replace(state, region=_change(state.region, quorum=act.quorum))
-        case FormGroup() | Dissolve():
-            return replace(state, region=_change(state.region, groups=_groups(state.region.groups, act)))
-        case Agree() | Terminate():
-            agreements = _agreements(state.region.agreements, act, record.at)
-            return replace(state, region=_change(state.region, agreements=agreements))
-        case Coordinate():
-            return replace(state, region=_change(state.region, members=_hand_over(state, act)))
-        case Expel():
-            gone = state.member(act.member)
-            members = [member for member in state.region.members if member is not gone]
-            former = {**state.former, gone.id: gone.name}
-            return replace(state, region=_change(state.region, members=members), former=former)
-        case _:
-            before = state.member(act.member)
-            after = _changed(state, before, act)
-            members = [after if member is before else member for member in state.region.members]
-            retired = _retired(state, before, record) if isinstance(act, Keys) else state.retired
-            return replace(state, region=_change(state.region, members=members), retired=retired)
-
-
-def _retired(state: State, member: Member, record: Record) -> Mapping[str, Mapping[str, datetime]]:
-    """Which keys of connections have had their time after a change of keys."""
-    act = record.act
-    if not isinstance(act, Keys) or act.transport is None or member.transport is None:
-        return state.retired
-    before = state.retired.get(member.id, {})
-    if act.transport in before or act.transport == member.transport:
-        raise _wrong(".transport", "the key of a connection is replaced by one that was never used")
-    own = {**before, member.transport: act.transport_until or record.at}
-    return {**state.retired, member.id: own}
-
-
-def _hand_over(state: State, act: Coordinate) -> list[Member]:
-    """Who coordinated and nothing else observes from then on: it keeps its place, and has nothing to read."""
-    following = state.member(act.member)
-    if "coordinator" in following.roles:
-        raise _wrong(".member", f"{following.id} coordinates already")
-    members: list[Member] = []
-    for member in state.region.members:
-        roles = [role for role in member.roles if role != "coordinator"]
-        if member is following:
-            members.append(_change(member, roles=[*roles, "coordinator"]))
-        elif len(roles) < len(member.roles):
-            members.append(_change(member, roles=roles or ["observer"]))
-        else:
-            members.append(member)
-    return members
-
-
-def _admit(state: State, act: Admit) -> State:
-    member = act.member
-    if any(one.id == member.id for one in state.region.members):
-        raise ProtocolError(Reason.MEMBER_EXISTS, "$.act.member.id", f"{member.id} is a member already")
-    if member.status != "active":
-        raise _wrong(".member.status", "a member begins as an active one")
-    _check_looks(state, member.id, (member.id, member.name), act.resembles)
-    former = {name: called for name, called in state.former.items() if name != member.id}
-    members = sorted([*state.region.members, member], key=lambda one: one.id)
-    return replace(state, region=_change(state.region, members=members), former=former)
-
-
-def _check_looks(state: State, own: str, names: Iterable[str], resembles: Iterable[str]) -> None:
-    """ProtocolError if one of the names could be taken for another member's, and the record does not say so."""
-    looks = {skeleton(name) for name in names}
-    others = {member.id: member.name for member in state.region.members if member.id != own} | dict(state.former)
-    for other, called in sorted(others.items()):
-        if looks & {skeleton(other), skeleton(called)} and other not in resembles:
-            detail = f"it can be taken for {other} ({called}); if that is meant, list {other} in `resembles`"
-            raise ProtocolError(Reason.LOOKS_LIKE_ANOTHER, "$.act", detail)
-
-
-def _changed(state: State, member: Member, act: Suspend | Resume | Keys | Roles | Describe) -> Member:
-    match act:
-        case Suspend():
-            after = _change(member, status="suspended")
-        case Resume():
-            after = _change(member, status="active")
-        case Keys():
-            transport = act.transport or member.transport
-            after = _change(member, keys=act.keys, sealing_keys=act.sealing_keys, transport=transport)
-        case Roles():
-            after = _change(member, roles=act.roles)
-        case Describe():
-            _check_looks(state, member.id, (act.name,), act.resembles)
-            told = {"contacts": act.contacts, "languages": act.languages, "capabilities": act.capabilities}
-            after = _change(member, name=act.name, **told)
-    if after == member:
-        raise _wrong("", f"{member.id} is so already")
-    return after
-
-
-def _groups(groups: Sequence[Group], act: FormGroup | Dissolve) -> list[Group]:
-    if isinstance(act, FormGroup):
-        others = [group for group in groups if group.id != act.group.id]
-        return [*others, act.group]
-    kept = [group for group in groups if str(group.id) != act.group]
-    if len(kept) == len(groups):
-        raise _wrong(".group", "there is no such sharing group")
-    return kept
-
-
-def _agreements(agreements: Sequence[Agreement], act: Agree | Terminate, at: datetime) -> list[Agreement]:
-    if isinstance(act, Agree):
-        return [*agreements, act.agreement]
-    if act.until < at:
-        raise _wrong(".until", "an agreement cannot end before this is said")
-    if all(one.id != act.agreement for one in agreements):
-        raise _wrong(".agreement", "there is no such agreement")
-    return [_change(one, effective_until=act.until) if one.id == act.agreement else one for one in agreements]
-
-
-def _check_consistent(state: State) -> None:
-    """ProtocolError unless members, keys, groups and agreements, trustees and threshold fit each other."""
-    ids = [one.id for one in state.trustees]
-    try:
-        registry = Registry(state.region)
-        keys = [VerifyKey.from_record(one.id, one.key).record.kid for one in state.trustees]
-    except ConfigError as exc:
-        raise _wrong("", str(exc)) from exc
-    if len(set(ids)) != len(ids):
-        raise _wrong(".trustees", "a trustee is listed twice")
-    if len(set(keys)) != len(keys) or any(registry.keys.has(kid) for kid in keys):
-        raise _wrong(".trustees", "a trustee has a key of its own, which nobody else has")
-    if sum("coordinator" in member.roles for member in state.region.members) > 1:
-        raise _wrong("", "a region has one coordinator: hand that over with a record of the kind `coordinate`")
-    if state.threshold > len(ids):
-        raise _wrong(".threshold", f"there are {len(ids)} trustees")

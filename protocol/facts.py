@@ -72,6 +72,8 @@ class Recipient:
     jurisdiction: str
     active: bool = True
     receives: bool = True
+    shown: bool = True
+    """Whether it sees the report's origin, which may be hidden from it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from datetime import datetime
 from protocol.governance import (
     Admit,
     Agree,
+    Closed,
     Coordinate,
     Describe,
     Dissolve,
@@ -24,6 +25,7 @@ from protocol.governance import (
     SetBrokerKeys,
     SetQuorum,
     SetTrustees,
+    Show,
     Signed,
     Suspend,
     Terminate,
@@ -55,8 +57,10 @@ def _trustees(trustees: Sequence[Trustee], threshold: int) -> Iterator[str]:
 
 def headline(signed: Signed) -> str:
     """One line that says what the record does."""
-    act = signed.record.act
+    act = signed.deed
     match act:
+        case Closed():
+            return "Something that is not shown to this member."
         case Found():
             return f"Found the region {_text(signed.record.region)}."
         case SetTrustees():
@@ -77,8 +81,11 @@ def headline(signed: Signed) -> str:
             return _of_member(act)
 
 
-def _of_member(act: Admit | Suspend | Resume | Expel | Keys | Roles | Coordinate | Describe) -> str:
+def _of_member(act: Admit | Suspend | Resume | Expel | Keys | Roles | Coordinate | Show | Describe) -> str:
     match act:
+        case Show():
+            others = "everybody" if act.seen_by is None else ", ".join(act.seen_by)
+            return f"{act.member}, which is hidden, is seen by: {others}."
         case Admit():
             return f"Admit {act.member.id} ({_text(act.member.name)}) of {act.member.jurisdiction}."
         case Suspend():
@@ -99,22 +106,17 @@ def _of_member(act: Admit | Suspend | Resume | Expel | Keys | Roles | Coordinate
 
 def details(signed: Signed) -> list[str]:
     """What the headline leaves out."""
-    act = signed.record.act
+    act = signed.deed
     found: list[str] = []
+    if signed.inner is not None:
+        found.append("shown only to those whom it concerns")
     match act:
         case Found():
             found += _trustees(act.trustees, act.threshold)
             found += _keys("the broker signs with the key", act.broker_keys)
             found.append(f"witnesses that must cosign a checkpoint: {act.quorum or 'more than half'}")
         case Admit():
-            member = act.member
-            found.append(f"its roles: {', '.join(member.roles) or 'none'}")
-            found += _keys("it signs with the key", member.keys)
-            found += _keys("reports are sealed to it with the key", member.sealing_keys)
-            found += _keys_of_bus(member.transport)
-            found += _told(member.contacts, member.languages, member.capabilities)
-            if act.resembles:
-                found.append(f"it may look like {', '.join(act.resembles)}, which is meant so")
+            found += _admission(act)
         case Keys():
             found += _keys("it signs with the key", act.keys)
             found += _keys("reports are sealed to it with the key", act.sealing_keys)
@@ -135,6 +137,19 @@ def details(signed: Signed) -> list[str]:
         case _:
             pass
     return found
+
+
+def _admission(act: Admit) -> Iterator[str]:
+    member = act.member
+    yield f"its roles: {', '.join(member.roles) or 'none'}"
+    if act.seen_by is not None:
+        yield f"it is hidden, and seen by: {', '.join(act.seen_by) or 'nobody else'}"
+    yield from _keys("it signs with the key", member.keys)
+    yield from _keys("reports are sealed to it with the key", member.sealing_keys)
+    yield from _keys_of_bus(member.transport)
+    yield from _told(member.contacts, member.languages, member.capabilities)
+    if act.resembles:
+        yield f"it may look like {', '.join(act.resembles)}, which is meant so"
 
 
 def _keys_of_bus(transport: str | None) -> Iterator[str]:
@@ -159,7 +174,7 @@ def say(signed: Signed) -> list[str]:
     record = signed.record
     place = f"Record {record.number} of the region {_text(record.region)}, dated {_day(record.at)}"
     after = f", after {record.previous}" if record.previous else ""
-    kids = [parts.kid for parts in signed.signatures]
+    kids = [parts.kid for parts in (signed.inner or signed).signatures]
     return [
         f"{place}{after}.",
         headline(signed),

@@ -68,6 +68,12 @@ GOVERNANCE_RECORD: Final = 512 << 10
 """A governance record with its signatures: a founding with all trustees that there may be, of ML-DSA-65 with 2.6 KB of
 key and 4.4 KB of signature each."""
 
+CLOSED_RECORD: Final = 768 << 10
+"""A closed governance record with its opening, which holds a record in base64url."""
+
+SEEN_BY: Final = 256
+"""Members that see a hidden one, by its record."""
+
 TRUSTEES: Final = 32
 TRUSTEE_SIGNATURES: Final = 64
 """Signatures of one record: those that count for nothing may be among them."""

@@ -156,6 +156,8 @@ def _marking_gate(facts: Facts, recipient: Recipient, circles: Circles, now: dat
 
 
 def _region_gate(recipient: Recipient) -> GateResult:
+    if not recipient.shown:
+        return shut("region", "registry", Reason.NOT_SHOWN_TO)
     if not recipient.active:
         return shut("region", "registry", Reason.MEMBER_SUSPENDED)
     if not recipient.receives:

@@ -97,6 +97,7 @@ class Reason(Enum):
     NOT_A_TRUSTEE = "not-a-trustee"
     MEMBER_EXISTS = "member-exists"
     LOOKS_LIKE_ANOTHER = "looks-like-another"
+    RECORD_KEPT_BACK = "record-kept-back"
     REGION_NOT_GOVERNED = "region-not-governed"
     # policy: why a report or a field was withheld
     DEFAULT_DENY = "default-deny"
@@ -110,6 +111,7 @@ class Reason(Enum):
     POLICY_NOT_EFFECTIVE = "policy-not-effective"
     RULE_FAILED = "rule-failed"
     EFFECTIVE_IN_THE_PAST = "effective-in-the-past"
+    NOT_SHOWN_TO = "not-shown-to-it"
     NOT_A_RECIPIENT = "not-a-recipient"
     OWN_REPORT = "own-report"
     NO_COARSE_VALUE = "no-coarse-value"

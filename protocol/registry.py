@@ -9,6 +9,7 @@ when a peer sent it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Final, Literal
@@ -38,6 +39,7 @@ SHARING: Final[frozenset[Role]] = frozenset({"submitter", "recipient", "coordina
 """Roles of those that take part in sharing: who has none of them sets no policy for its jurisdiction."""
 MemberId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{1,30}$(?!\n)")]
 TYP: Final = "kentongan-region+jwt"
+NOBODY_HIDDEN: Final[Mapping[str, frozenset[str]]] = {}
 
 
 class _Doc(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -66,6 +68,8 @@ class Member(_Doc, frozen=True, kw_only=True):
     languages: Annotated[list[Language], Meta(max_length=16)] = []
     capabilities: Annotated[list[Capability], Meta(max_length=32)] = []
     """What it can help others with, such as `malware-analysis`."""
+    hidden: bool = False
+    """Whether only some see it. It witnesses nothing: its name would stand under every checkpoint."""
 
 
 class Group(_Doc, frozen=True, kw_only=True):
@@ -117,6 +121,19 @@ class _Headed(Struct):
     head: Head
 
 
+class _Placed(Struct):
+    id: str
+    jurisdiction: str
+
+
+class _Members(Struct):
+    members: list[_Placed] = []
+
+
+class _Peopled(Struct):
+    region: _Members
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedRegion:
     """A region document that a broker's key signed."""
@@ -127,9 +144,23 @@ class OpenedRegion:
 
 
 class Registry:
-    """A checked region, with the look-ups that deciding needs. Immutable: a change is a new registry."""
+    """A checked region, with the look-ups that deciding needs. Immutable: a change is a new registry.
 
-    def __init__(self, region: Region) -> None:
+    Args:
+        region: as a document.
+        seen_by: by hidden member, the members that see it beside itself.
+        closed: ids of the sharing groups that only those in them see.
+
+    Raises:
+        ConfigError: it does not hold together.
+    """
+
+    def __init__(
+        self,
+        region: Region,
+        seen_by: Mapping[str, frozenset[str]] = NOBODY_HIDDEN,
+        closed: frozenset[str] = frozenset(),
+    ) -> None:
         ids = [member.id for member in region.members]
         for wrong in {item for item in ids if ids.count(item) > 1} | ({BROKER} & set(ids)):
             raise ConfigError(f"member id {wrong} is listed twice or is reserved")
@@ -165,6 +196,9 @@ class Registry:
             },
         )
         self.jurisdictions = frozenset(known)
+        self.seen_by = seen_by
+        self._closed = closed
+        self._views: dict[str, Registry] = {}
 
     def member(self, member_id: str) -> Member:
         """The member, or ProtocolError(UNKNOWN_MEMBER)."""
@@ -191,6 +225,32 @@ class Registry:
         """All members that exist to receive, suspended ones included (they are told apart by the region gate)."""
         return [member for member in self.region.members if {"recipient", "coordinator"} & set(member.roles)]
 
+    def sees(self, member_id: str, other: str) -> bool:
+        """Whether a member may know of another one."""
+        return sees(self.seen_by, member_id, other)
+
+    def meet(self, one: str, other: str) -> bool:
+        """Whether two members see each other: between others nothing passes."""
+        return self.sees(one, other) and self.sees(other, one)
+
+    def asked_by(self, member_id: str) -> dict[str, Recipient]:
+        """By id, those that could get a report of this member, as policies see them; in the region as it sees it."""
+        others = [one for one in self.recipients() if one.id != member_id]
+        return {one.id: as_recipient(one, shown=self.sees(one.id, member_id)) for one in others}
+
+    def view(self, member_id: str) -> Registry:
+        """The region as one member sees it. ProtocolError(UNKNOWN_MEMBER) if it is none."""
+        if not self.seen_by and not self._closed:
+            return self
+        found = self._views.get(member_id)
+        if found is None:
+            own = self.member(member_id).jurisdiction
+            members = [member for member in self.region.members if self.sees(member_id, member.id)]
+            groups = [one for one in self.region.groups if str(one.id) not in self._closed or own in one.jurisdictions]
+            region = msgspec.structs.replace(self.region, members=members, groups=groups)
+            found = self._views[member_id] = Registry(region, self.seen_by, self._closed)
+        return found
+
     @property
     def origin(self) -> str:
         """The name of the region's log."""
@@ -198,7 +258,9 @@ class Registry:
 
     def witnesses(self) -> list[Member]:
         """The members that cosign: active, with a node whose newest key is one for that (`notes.cosigns`)."""
-        active = [member for member in self.region.members if member.keys and member.status == "active"]
+        active = [
+            member for member in self.region.members if member.keys and member.status == "active" and not member.hidden
+        ]
         return [one for one in active if cosigns(max(one.keys, key=lambda key: (key.not_before, key.kid)))]
 
     @property
@@ -212,12 +274,18 @@ class Registry:
 
     def witness_keys(self) -> list[NoteKey]:
         """The keys under which cosignatures of active members count, also those from before another algorithm."""
-        active = [member for member in self.region.members if member.status == "active"]
+        active = [member for member in self.region.members if member.status == "active" and not member.hidden]
         return [key for member in active for key in witness_keys(member.id, member.keys)]
 
     def coordinator(self) -> Member | None:
         """The coordinator, if the region has one."""
         return next((member for member in self.region.members if "coordinator" in member.roles), None)
+
+
+def sees(seen_by: Mapping[str, frozenset[str]], member_id: str, other: str) -> bool:
+    """Whether a member may know of another one, which is hidden if it is in `seen_by`."""
+    seers = seen_by.get(other)
+    return seers is None or member_id == other or member_id in seers
 
 
 def _check_sealing_keys(region: Region) -> None:
@@ -231,16 +299,20 @@ def _check_sealing_keys(region: Region) -> None:
             owners[record.kid] = member.id
 
 
-def as_recipient(member: Member) -> Recipient:
-    """A member as the policy gates see it."""
-    return Recipient(
-        member.jurisdiction, member.status == "active", bool({"recipient", "coordinator"} & set(member.roles))
-    )
+def as_recipient(member: Member, *, shown: bool = True) -> Recipient:
+    """A member as the policy gates see it.
+
+    Args:
+        shown: whether it sees the report's origin.
+    """
+    receives = bool({"recipient", "coordinator"} & set(member.roles))
+    return Recipient(member.jurisdiction, member.status == "active", receives, shown)
 
 
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 _decoder: Final = msgspec.json.Decoder(RegionDocument)
 _headed: Final = msgspec.json.Decoder(_Headed)
+_peopled: Final = msgspec.json.Decoder(_Peopled)
 
 
 def shown(region: Region) -> Region:
@@ -265,6 +337,16 @@ def head_of(jws: str) -> Head:
         ProtocolError: it is no region document.
     """
     return decode(_headed, split_jws(jws, TYP).payload).head
+
+
+def jurisdiction_of(jws: str, member: str) -> str:
+    """The jurisdiction that a region document gives to a member, empty if it has none; nothing is verified.
+
+    Raises:
+        ProtocolError: it is no region document.
+    """
+    members = decode(_peopled, split_jws(jws, TYP).payload).region.members
+    return next((one.jurisdiction for one in members if one.id == member), "")
 
 
 def open_region(jws: str, pinned: KeyRing, at: datetime) -> OpenedRegion:

@@ -9,7 +9,7 @@ holds the result against the promises.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from broker import store as broker_store
 from broker import tables
 from broker.check import check_ledger
 from broker.deliver import Redelivery
-from broker.governing import Chain, listed, record_chain
+from broker.governing import follow, listed, record_chain, shown_to
 from broker.ingest import Incoming, Ingest
 from broker.log import Log
 from broker.members import RegionState
@@ -37,17 +37,17 @@ from node.store import Store as NodeStore
 from node.trust import Trust
 from node.views import proof_text
 from node.witness import Answer, Question, Witness
-from protocol.chain import fold
+from protocol.enact import closed_groups
 from protocol.errors import ProtocolError
-from protocol.governance import open_record
 from protocol.invitation import Invitation
 from protocol.keys import SigningKey
 from protocol.logproof import parse_proof
 from protocol.logrpc import ConsistencyRequest, CosignRequest, NextRequest, ProveRequest
 from protocol.notes import open_checkpoint
 from protocol.policy import Policy, PolicyBook
-from protocol.registry import Member, Region, Registry
+from protocol.registry import Group, Member, Region, Registry
 from protocol.sealing import SealingKey
+from protocol.statements import Receipt, open_statement
 from protocol.subjects import Kind
 from tests import databases
 from tests.governing import genesis, grow, sign_region
@@ -120,6 +120,9 @@ class Federation:
     coordinator: str | None = None
     auditors: dict[str, str] = field(default_factory=dict)
     """Of which jurisdiction those of `jurisdictions` are that are auditors of another one."""
+    hidden: dict[str, list[str]] = field(default_factory=dict)
+    """By hidden member, those that see it."""
+    groups: list[Group] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -164,6 +167,7 @@ class Federation:
                 status="active" if self.status[name] == "active" else "suspended",
                 keys=[self.keys[name].record(*window)],
                 sealing_keys=[self.sealing[name].record(*window)],
+                hidden=name in self.hidden,
             )
             for name in self.jurisdictions
         ]
@@ -171,18 +175,18 @@ class Federation:
             members.append(
                 Member(id=self.coordinator, jurisdiction=self.coordinator, name="coordinator", roles=["coordinator"])
             )
-        self.region = Region(region="sim", serial=1, broker_keys=[self.broker_key.record(*window)], members=members)
-        self.records = grow(self.records, self.region)
-        self.state = RegionState(Registry(self.region), PolicyBook(self.policies.values()))
+        keys = [self.broker_key.record(*window)]
+        self.region = Region(region="sim", serial=1, broker_keys=keys, members=members, groups=self.groups)
+        self.records = grow(self.records, self.region, self.hidden, self.broker_key)
+        self.chain = follow([text.encode("ascii") for text in self.records], self.clock.now, lambda _, exc: exc)
+        self.registry = Registry(self.region, self.chain.state.seen_by, closed_groups(self.chain.state))
+        self.state = RegionState(self.registry, PolicyBook(self.policies.values()))
         if hasattr(self, "ledger"):
             self.record_chain()
 
     def record_chain(self) -> None:
         """The broker takes the trustees' records into its ledger and log."""
-        data = [text.encode("ascii") for text in self.records]
-        digests = tuple(open_record(one).digest for one in data)
-        chain = Chain(tuple(data), digests, fold(data, digests[0], self.clock.now))
-        record_chain(self.ledger, chain, self.clock.now)
+        record_chain(self.ledger, self.chain, self.clock.now)
 
     def invitation(self, name: str) -> Invitation:
         """What a member is handed now."""
@@ -191,21 +195,25 @@ class Federation:
             url="nats://127.0.0.1:1",
             user_jwt="x",
             broker_keys=self.region.broker_keys,
-            region=self.document(),
+            region=self.document(name),
             genesis=genesis(self.records),
-            governance=self.records,
+            governance=[
+                shown_to(self.chain, number, data, self.registry.member(name)).decode("ascii")
+                for number, data in enumerate(self.chain.records)
+            ],
         )
 
-    def document(self) -> str:
-        """The region document of this moment."""
-        return sign_region(self.region, self.broker_key, self.clock.now, self.records)
+    def document(self, name: str) -> str:
+        """The region document of this moment, for a member."""
+        return sign_region(self.registry.view(name).region, self.broker_key, self.clock.now, self.records)
 
     def refresh(self, name: str) -> None:
         """What a node asks the broker for every minute."""
         node = self.nodes[name]
-        answer = msgspec.json.decode(listed(self.ledger, msgspec.json.encode({"after": node.governed_to()})))
+        question = msgspec.json.encode({"after": node.governed_to()})
+        answer = msgspec.json.decode(listed(self.ledger, question, self.chain, name))
         pages = [(one["record"], one["leaf"]) for one in answer["records"]]
-        node.take_region(self.document().encode("ascii"), pages)
+        node.take_region(self.document(name).encode("ascii"), pages)
 
     def start_broker(self) -> None:
         """Open the ledger as a started process does."""
@@ -284,10 +292,14 @@ class Federation:
 
     # --- steps --------------------------------------------------------------------------------------------------
 
-    def post(self, name: str, *filings: dict[str, Any]) -> list[Any]:
-        """What an HTTP client does: the answers, or a killed node before it answered (then nothing was promised)."""
+    def post(self, name: str, *filings: dict[str, Any], known: Collection[str] = ()) -> list[Any]:
+        """What an HTTP client does: the answers, or a killed node before it answered (then nothing was promised).
+
+        Args:
+            known: jurisdictions that a node which is not ours believes in, beside those of its region.
+        """
         node = self.nodes[name]
-        known = node.trust.registry.jurisdictions
+        known = {*node.trust.registry.jurisdictions, *known}
         items = [
             read_item(msgspec.json.encode(filing), at="$", jurisdictions=known, now=self.clock.now)
             for filing in filings
@@ -477,6 +489,12 @@ class Federation:
         """A table of the ledger."""
         with self.ledger.reading() as connection:
             return list(connection.execute(getattr(tables, table).select()))
+
+    def receipts(self, name: str) -> list[Receipt]:
+        """What the broker answered a member, in order."""
+        find = self.registry.keys.find
+        mine = [row for row in self.rows("submissions") if row.member == name]
+        return [open_statement(row.receipt.decode("ascii"), Receipt, find, self.clock.now) for row in mine]
 
     def submitted(self) -> list[Any]:
         """What members sent, as the ledger has it."""

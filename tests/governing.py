@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any
 
 import msgspec
 
+from broker.governing import close
 from protocol import registry
-from protocol.chain import State, apply, fold
+from protocol.chain import apply, fold
+from protocol.enact import State
 from protocol.errors import ConfigError, ProtocolError
 from protocol.governance import (
     Act,
@@ -131,12 +134,27 @@ def _missing(state: State, region: Region) -> Iterator[Act]:
             yield Agree(agreement=agreement)
 
 
-def grow(records: Sequence[str], region: Region) -> list[str]:
-    """The records, and those that lead from there to this region. The founding record, if there are none."""
+def grow(
+    records: Sequence[str], region: Region, hidden: Mapping[str, list[str]] | None = None, carrier: Signer | None = None
+) -> list[str]:
+    """The records, and those that lead from there to this region. The founding record, if there are none.
+
+    Args:
+        hidden: by hidden member, those that see it.
+        carrier: closes what only some may see; without it, groups are formed for all to see.
+    """
     chain = list(records) or [founding(region).decode("ascii")]
     state = fold((text.encode("ascii") for text in chain), open_record(chain[0].encode("ascii")).digest, LATER)
-    for act in _missing(state, region):
+    for wanted in _missing(state, region):
+        act = wanted
+        if isinstance(act, Admit) and hidden:
+            others = [one for one in act.resembles if one not in hidden]
+            act = Admit(member=act.member, resembles=others, seen_by=hidden.get(act.member.id))
         data = following(state, act, *by("ministry-a", "office-b"))
+        if carrier is not None:
+            data = close(
+                state, data, region.broker_keys[0].not_before, lambda: carrier, Random(state.head.number).randbytes
+            )
         state = apply(state, open_record(data), LATER)
         chain.append(data.decode("ascii"))
     return chain
@@ -181,3 +199,8 @@ def invitation(member: str, region: Region, signer: Signer, now: datetime, **cha
         "governance": records,
     }
     return Invitation(member=member, **{**given, **changes})
+
+
+def closing(state: State, act: Act, *signers: Signer, carrier: Signer, rand: Callable[[int], bytes]) -> bytes:
+    """The next record after a state as a broker takes it: closed, if only some may see it."""
+    return close(state, following(state, act, *signers), state.at, lambda: carrier, rand)

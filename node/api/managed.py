@@ -134,6 +134,8 @@ class DirectoryMember(Shown, frozen=True, kw_only=True):
     jurisdiction: Jurisdiction
     name: str
     status: Literal["active", "suspended"]
+    hidden: bool
+    """Whether only some see it, this node among them."""
     roles: list[str]
     contacts: list[str]
     languages: list[str]

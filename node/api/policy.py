@@ -22,7 +22,6 @@ from protocol.door import answer
 from protocol.dryrun import dry_run, facts_of_filing, units_of
 from protocol.errors import ConfigError, ProtocolError
 from protocol.reasons import Reason
-from protocol.registry import as_recipient
 
 DEFAULT_LANGUAGE: Final = "en"
 
@@ -61,7 +60,7 @@ class Explaining:
         answers = dry_run(
             facts_of_filing(filing, core.jurisdiction, now),
             units_of(filing.body),
-            [as_recipient(member) for member in registry.recipients() if member.id != core.member],
+            list(registry.asked_by(core.member).values()),
             core.region_book,
             now,
             registry.circles,

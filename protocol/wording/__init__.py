@@ -42,6 +42,7 @@ GATE_REASONS: Final = (
     Reason.POLICY_NOT_EFFECTIVE,
     Reason.RULE_FAILED,
     Reason.MEMBER_SUSPENDED,
+    Reason.NOT_SHOWN_TO,
     Reason.NOT_A_RECIPIENT,
     Reason.WITHDRAWN,
     Reason.NEVER_RECEIVED,

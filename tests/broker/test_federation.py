@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -11,6 +13,7 @@ from broker.ingest import Incoming
 from protocol.errors import ProtocolError
 from protocol.keys import unb64
 from protocol.policy import PolicyBook
+from protocol.registry import Group
 from tests.federation import Faults, Federation, filing, open_policy
 from tests.governing import grow, sign_region
 
@@ -347,3 +350,49 @@ def test_a_red_report_that_nobody_can_open_now_stays_at_home(tmp_path: Path) -> 
         (answer,) = world.post("id", filing(len(recipients[0]), **red))
         assert answer["state"] == "kept"
     assert not world.nodes["id"].outgoing(8)
+
+
+def test_nobody_learns_of_what_is_hidden_from_it(tmp_path: Path) -> None:
+    """A member that some see, a group that some are in: not in what others get, keep, or are told by the feed."""
+    quiet = Group(id=UUID(int=7), name="Narrow strait", jurisdictions=["id", "jp"])
+    names = ["id", "jp", "sg", "quiet-body"]
+    world = Federation(tmp_path, names, hidden={"quiet-body": ["id"]}, groups=[quiet], coordinator="asean-rcert")
+    for number, name in enumerate(names):
+        world.post(name, filing(number))
+    world.settle()
+    world.check({"id": {"jp", "sg", "quiet-body"}, "jp": {"id", "sg"}, "sg": {"id", "jp"}, "quiet-body": {"id"}})
+    for name, region in ((one, world.nodes[one].trust.registry) for one in names):
+        assert ("quiet-body" in region.members) is (name in ("id", "quiet-body"))
+        assert [group.name for group in region.region.groups] == (["Narrow strait"] if name in ("id", "jp") else [])
+    (told,) = world.receipts("quiet-body")
+    reasons = {name: {held.reason for held in told.decisions[at].withheld} for name, at in told.reports[0].to.items()}
+    assert reasons["sg"] == {"not-shown-to-it"}, "whoever is hidden is told who does not see it"
+    assert "quiet-body" in world.receipts("id")[0].reports[0].to
+    world.post("sg", filing(9, marking={"tlp": "AMBER", "recipients": ["quiet-body", "id"]}), known=["quiet-body"])
+    world.settle()
+    assert world.receipts("sg")[-1].reports[0].refusal.reason == "unknown-recipient", "as one that there is not"
+    for name, secrets in (("jp", [b"quiet-body"]), ("sg", [b"Narrow strait", str(quiet.id).encode()])):
+        world.nodes[name].store.close()
+        held = b"".join(path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file())
+        assert held
+        for secret in [*secrets, world.keys["quiet-body"].kid.encode()]:
+            assert secret not in held
+    assert b"quiet-body" not in b"".join(bytes(row.data or b"") for row in world.rows("feed"))
+
+
+def test_a_group_is_no_word_for_those_outside_it(tmp_path: Path) -> None:
+    """A report that is marked with a group that its origin is not in goes to nobody, as with one that there is not."""
+    quiet = Group(id=UUID(int=7), name="Narrow strait", jurisdictions=["id", "jp"])
+    world = Federation(tmp_path, ["id", "jp", "sg"], groups=[quiet])
+
+    def marked(group: UUID) -> dict[str, Any]:
+        return {"tlp": "AMBER", "sharing_group": {"id": str(group), "name": "x"}}
+
+    world.post("id", filing(1, marking=marked(quiet.id)))
+    world.post("sg", filing(2, marking=marked(quiet.id)))
+    world.post("sg", filing(3, marking=marked(UUID(int=8))))
+    world.settle()
+    assert len(world.inbox("jp")) == 1
+    assert world.inbox("sg") == world.inbox("id") == []
+    why = [held.reason for receipt in world.receipts("sg") for one in receipt.decisions for held in one.withheld]
+    assert set(why) == {"unknown-sharing-group"}, "both in the same words"

@@ -30,6 +30,10 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def carrier() -> SigningKey:
+    raise AssertionError("nothing here is closed")
+
+
 def joining(name: str) -> Member:
     start = now() - timedelta(days=1)
     return Member(
@@ -71,9 +75,9 @@ def more_keys(home: Path, name: str = "id-cert", signer: str = "id-cert") -> byt
 def test_a_record_is_a_file_that_is_never_written_again(home: Path) -> None:
     """One a number; nothing else is left in the directory."""
     data = more_keys(home)
-    append(home, data, now())
+    append(home, data, now(), carrier)
     with refused(Reason.RECORD_OUT_OF_ORDER):
-        append(home, data, now())
+        append(home, data, now(), carrier)
     assert [path.name for path in (home / "governance").iterdir() if path.suffix != ".json"] == []
     assert sorted(path.name for path in (home / "governance").iterdir()) == [f"{n:06}.json" for n in range(3)]
 
@@ -82,13 +86,13 @@ def test_who_comes_second_does_not_overwrite(home: Path, monkeypatch: pytest.Mon
     """Two processes that both found the place free."""
     data = more_keys(home)
     chain = load_chain(home, now())
-    append(home, data, now())
+    append(home, data, now(), carrier)
     before = (home / "governance" / "000002.json").read_bytes()
     monkeypatch.setattr(governing, "load_chain", lambda *_: chain)
     trustee = SigningKey.load(home / "keys" / "trustee.pem")
     other = sign_record(propose(chain.state, Suspend(member="id-cert")), trustee)
     with refused(Reason.RECORD_OUT_OF_ORDER, "$.number"):
-        append(home, other, now())
+        append(home, other, now(), carrier)
     assert (home / "governance" / "000002.json").read_bytes() == before
     assert len(list((home / "governance").iterdir())) == 3
 
@@ -124,7 +128,7 @@ def test_each_record_has_its_row_and_leaf_once(home: Path, ledger: store.Store) 
     chain = load_chain(home, now())
     assert record_chain(ledger, chain, now()) == [0, 1]
     assert record_chain(ledger, chain, now()) == []
-    append(home, more_keys(home), now())
+    append(home, more_keys(home), now(), carrier)
     assert record_chain(ledger, load_chain(home, now()), now()) == [2]
     records, leaves = rows(ledger, "governance"), {row.id - 1: row for row in rows(ledger, "submissions")}
     assert [row.number for row in records] == [0, 1, 2]
@@ -145,7 +149,7 @@ def test_a_message_never_answers_for_a_record(home: Path, ledger: store.Store) -
 
 def test_files_that_contradict_the_ledger_are_refused(home: Path, ledger: store.Store, tmp_path: Path) -> None:
     """Fewer of them, or others."""
-    append(home, more_keys(home), now())
+    append(home, more_keys(home), now(), carrier)
     record_chain(ledger, load_chain(home, now()), now())
     (home / "governance" / "000002.json").rename(tmp_path / "kept.json")
     with pytest.raises(ConfigError, match="put those back"):
@@ -164,9 +168,9 @@ def test_nodes_are_shown_what_is_recorded(home: Path, ledger: store.Store) -> No
     decide(load_config(home), Suspend(member="id-cert"))
     later = load_state(home)
     governor.check(later)
-    assert head_of(governor.document().decode()).number == 1
+    assert head_of(governor.document("id-cert").decode()).number == 1
     governor.record(later)
-    assert head_of(governor.document().decode()).number == 2
+    assert head_of(governor.document("id-cert").decode()).number == 2
     with pytest.raises(ConfigError, match="put those back"):
         governor.check(state)
 
@@ -177,7 +181,9 @@ def test_records_are_listed_after_a_number(home: Path, ledger: store.Store, monk
     record_chain(ledger, chain, now())
 
     def ask(after: int) -> list[Any]:
-        return msgspec.json.decode(governing.listed(ledger, msgspec.json.encode({"after": after})))["records"]
+        return msgspec.json.decode(governing.listed(ledger, msgspec.json.encode({"after": after}), chain, "id-cert"))[
+            "records"
+        ]
 
     assert [one["record"].encode() for one in ask(-1)] == list(chain.records)
     assert [one["leaf"] for one in ask(-1)] == [0, 1]
@@ -196,8 +202,8 @@ def test_records_are_listed_after_a_number(home: Path, ledger: store.Store, monk
 def test_a_member_offers_its_own_keys(home: Path) -> None:
     """The same again gets the same answer."""
     data = more_keys(home)
-    assert offered(home, "id-cert", data, now(), mints=True) == b"{}"
-    assert offered(home, "id-cert", data, now(), mints=True) == b"{}"
+    assert offered(home, "id-cert", data, now(), carrier, mints=True) == b"{}"
+    assert offered(home, "id-cert", data, now(), carrier, mints=True) == b"{}"
     assert len(load_region(home).members[0].keys) == 2
 
 
@@ -212,7 +218,7 @@ def test_a_member_offers_nothing_else(home: Path) -> None:
         ("id-cert", more_keys(home, signer="stranger"), Reason.NOT_A_TRUSTEE),
     ):
         with pytest.raises(ProtocolError) as caught:
-            offered(home, member, data, now(), mints=True)
+            offered(home, member, data, now(), carrier, mints=True)
         assert caught.value.reason is why
     assert len(load_region(home).members[0].keys) == 1
 
@@ -221,17 +227,17 @@ def test_a_member_offers_so_many_a_day(home: Path, monkeypatch: pytest.MonkeyPat
     """Every node follows every record for ever. The same one again does not count, nor do those of other days."""
     monkeypatch.setattr(governing, "OFFERS_A_DAY", 1)
     first = more_keys(home)
-    offered(home, "id-cert", first, now(), mints=True)
-    offered(home, "id-cert", first, now(), mints=True)
+    offered(home, "id-cert", first, now(), carrier, mints=True)
+    offered(home, "id-cert", first, now(), carrier, mints=True)
     state = load_chain(home, now()).state
     keys = [msgspec.structs.replace(one, revoked_at=now()) for one in state.member("id-cert").keys[1:]]
     act = Keys(member="id-cert", keys=[*state.member("id-cert").keys[:1], *keys])
     second = sign_record(propose(state, act), key_of("id-cert"))
     with refused(Reason.TOO_MANY, "$.act"):
-        offered(home, "id-cert", second, now(), mints=True)
+        offered(home, "id-cert", second, now(), carrier, mints=True)
     for path in (home / "governance").iterdir():
         os.utime(path, (0, now().timestamp() - 86_401))
-    offered(home, "id-cert", second, now(), mints=True)
+    offered(home, "id-cert", second, now(), carrier, mints=True)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from broker import policies
 from protocol.errors import ProtocolError
 from protocol.policy import Policy
 from protocol.published import publish
+from protocol.reasons import Reason
 from protocol.registry import Member, Registry
 from tests.broker.make import Hub
 from tests.federation import open_policy
@@ -48,6 +49,25 @@ def test_who_only_audits_or_observes_sets_no_policy(tmp_path: Path) -> None:
         with pytest.raises(ProtocolError) as caught:
             policies.take(store, "id-cert", signed(version(1)), found, make.NOW)
         assert caught.value.reason.value == reason
+
+
+def test_the_policy_of_a_hidden_member_is_for_those_that_see_it(tmp_path: Path) -> None:
+    """And where others have a member that everybody sees, a hidden one does not speak for all."""
+    hub = Hub(tmp_path)
+    first = registry().region
+    hidden = [msgspec.structs.replace(one, hidden=one.id == "id-cert") for one in first.members]
+    region = msgspec.structs.replace(first, members=[*hidden, make.member("my")])
+    quiet = Registry(region, {"id-cert": frozenset({"my-cert"})})
+    assert policies.take(hub.store, "id-cert", signed(version(1)), quiet, make.NOW)
+
+    def told(name: str) -> list[str]:
+        answer = policies.listed(hub.store, b'{"after":0}', quiet.view(name))
+        return list(msgspec.json.decode(answer)["policies"])
+
+    assert [len(told(name)) for name in ("id-cert", "my-cert", "sg-cert")] == [1, 1, 0]
+    other = msgspec.structs.replace(region, members=[*region.members, make.member("id", id="id-other", keys=[])])
+    with make.refused(Reason.NOT_ALLOWED, "$.iss"):
+        policies.take(hub.store, "id-cert", signed(version(2)), Registry(other, quiet.seen_by), make.NOW)
 
 
 @pytest.mark.falsifies

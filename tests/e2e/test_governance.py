@@ -12,6 +12,7 @@ from contextlib import closing, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import aiohttp
 import msgspec
@@ -304,3 +305,46 @@ async def test_a_stolen_key_is_revoked_by_its_own_member(region: Running) -> Non
     assert len(keys) == 2
     answer = await region.doors["id"].call("POST", "/v1/reports", filing("After", **FINANCE))
     await eventually(lambda: accepted(answer.body["report_id"]), "it is accepted under the new key")
+
+
+@pytest.mark.timeout(200)
+async def test_who_may_not_see_a_member_or_a_group_does_not(region: Running, tmp_path: Path) -> None:
+    """Both are made by commands; nodes that see them do, the others' files and commands have not one word of them."""
+    home, nodes = region.place.directory / "broker", region.place.directory
+    group = tmp_path / "group.json"
+    group.write_text(json.dumps({"id": str(UUID(int=7)), "name": "Narrow strait", "jurisdictions": ["id", "jp"]}))
+    kentongan(
+        "node", "init", tmp_path / "quiet", "--member", "quiet-body", "--jurisdiction", "id", "--name", "Quiet Body",
+    )  # fmt: skip
+    made = tmp_path / "quiet" / "member.json"
+    kentongan("broker", "admit", home, made, "--hidden", "--seen-by", "jp")
+    kentongan("broker", "propose", home, "group", group)
+    kid = msgspec.json.decode(made.read_bytes())["keys"][0]["kid"]
+    told = [one.encode() for one in ("quiet-body", "Quiet Body", "Narrow strait", kid)]
+
+    async def follows(name: str, sees: set[str]) -> None:
+        """The node has followed all records, and shows these."""
+        await region.tree.kill(name)
+        region.tree.revive(name)
+        records = len(list((home / "governance").iterdir()))
+
+        async def followed() -> bool:
+            held = await asyncio.to_thread(kentongan, "node", "verify-membership", nodes / name)
+            return f"\n{records} records of" in held
+
+        await eventually(followed, f"{name} has followed {records} records")
+        text = json.dumps(await region.doors[name].get("/v1/directory"))
+        assert {one for one in ("quiet-body", "Narrow strait") if one in text} == sees, name
+
+    await follows("jp", {"quiet-body", "Narrow strait"})
+    await follows("id", {"Narrow strait"})
+    await follows("sg", set())
+    said = await asyncio.to_thread(kentongan, "node", "verify-membership", nodes / "sg")
+    assert said.count("Something that is not shown to this member.") == 2
+    held = b"".join(path.read_bytes() for path in (nodes / "sg").rglob("*") if path.is_file()) + said.encode()
+    assert not [secret for secret in told if secret in held]
+    kentongan("broker", "propose", home, "show", "quiet-body", "--to", "sg")
+    await follows("sg", {"quiet-body"})
+    said = await asyncio.to_thread(kentongan, "node", "verify-membership", nodes / "sg")
+    assert said.count("Something that is not shown to this member.") == 1
+    assert "Admit quiet-body" in said

@@ -23,7 +23,7 @@ from protocol import auditing, logrpc
 from protocol.auditing import Case, CasesAnswer, CasesRequest, Spans, WordsAnswer, WordsRequest
 from protocol.errors import ProtocolError, Transient
 from protocol.evidence import Bundle
-from protocol.governance import Admit, Expel, Record, open_record
+from protocol.governance import Act, Admit, Expel, open_record
 from protocol.jws import split_jws
 from protocol.policy import PolicyBook
 from protocol.registry import Member, Registry
@@ -156,18 +156,21 @@ async def test_an_auditor_in_a_hurry_keeps_nobody_waiting(desk: Desk, world: Wor
 
 def test_an_id_that_others_had_before_shows_nothing_of_them(world: World) -> None:
     """Whose traffic an entry is follows from the trustees' records: who left stays, who came later begins there."""
-    times = {"region": "sim", "previous": "", "at": START}
 
     def admit(jurisdiction: str) -> Admit:
         return Admit(member=Member(id="cert", jurisdiction=jurisdiction, name="x"))
 
-    acts = [(admit("id"), 3), (Expel(member="cert"), 10), (admit("jp"), 12), (Expel(member="cert"), 20)]
-    records = [(Record(number=number, act=act, **times), leaf) for number, (act, leaf) in enumerate(acts)]
-    first, second = Spans(records, "id"), Spans(records, "jp")
+    acts: list[tuple[Act, int]] = [
+        (admit("id"), 3),
+        (Expel(member="cert"), 10),
+        (admit("jp"), 12),
+        (Expel(member="cert"), 20),
+    ]
+    first, second = Spans(acts, "id"), Spans(acts, "jp")
     assert [leaf for leaf in range(30) if first.holds("cert", leaf)] == list(range(10))
     assert [leaf for leaf in range(30) if second.holds("cert", leaf)] == list(range(10, 20))
-    assert Spans(records, "sg").members == []
-    known = [(open_record(row.record).record, row.leaf) for row in world.rows("governance")]
+    assert Spans(acts, "sg").members == []
+    known = [(open_record(row.record).deed, row.leaf) for row in world.rows("governance")]
     assert Spans(known, "id").members == ["id", "id-audit"]
 
 
@@ -554,7 +557,7 @@ async def test_what_no_quorum_has_seen_is_waiting(desk: Desk, world: World) -> N
     answer = msgspec.json.decode(
         desk.broker.service.find("id-audit", auditing.CASES, b"{}").partition(b"\n")[2], type=CasesAnswer
     )
-    spans = Spans([(open_record(row.record).record, row.leaf) for row in world.rows("governance")], "id")
+    spans = Spans([(open_record(row.record).deed, row.leaf) for row in world.rows("governance")], "id")
     bench = Bench(world.nodes["id-audit"].trust, spans, world.clock.now, None, 0, {})
     assert {(line.log, len(line.faults)) for line in judge(answer.cases, [], bench).lines} == {("waiting", 0)}
     # Nor is it believed what it contradicts itself: the leaf that was promised, and to whom.

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol import limits, natsauth
-from protocol.chain import State, apply, fold, found
+from protocol.chain import apply, fold, found
+from protocol.enact import State
 from protocol.errors import ProtocolError
 from protocol.governance import (
     Act,
