@@ -3,7 +3,8 @@
 Guarantees: only an active member that the trustees made an auditor is answered, and only about submissions of members
 of its own jurisdiction, as of that leaf (`protocol/auditing.py` `Spans`), and about grants of such members. Of the
 first it gets what their origin got: the receipt with everybody's grants, and the confirmations. Of the second it gets
-those grants and confirmations alone: nothing tells it who else had the report. Never any content. Every answer covers
+those grants and confirmations alone: nothing tells it who else had the report. What names a member that is hidden from
+it is left out, and its leaf said to be. Never any content. Every answer covers
 a range of the log, or names where to go on, and is signed over the question. One answer is made at a time, each reads
 a bounded number of rows, and no member keeps more than `WAITING` questions waiting: further ones get no answer.
 

@@ -84,7 +84,7 @@ class _Talk:
         self._keep: Path | None = args.keep
         self._held = bool(args.held)
         self.shown = Shown(_time(args.since, "--from"), _time(args.until, "--until"))
-        self.faults = self._lines = self._waiting = self._cases = 0
+        self.faults = self._lines = self._waiting = self._cases = self._unseen = 0
         self._first: int | None = None
         self._end = 0
         self._members: Sequence[str] = ()
@@ -113,6 +113,7 @@ class _Talk:
         self._waiting += sum(line.log == "waiting" for line in page.lines)
         self._lines += len(page.lines)
         self._cases += page.cases
+        self._unseen += len(page.unseen)
         self._first = page.first if self._first is None else self._first
         self._end, self._members = page.end, page.members
         if self._held:
@@ -133,6 +134,8 @@ class _Talk:
         ]
         if self._waiting:
             said.append(f"{self._waiting} are not yet in a part of the log that a quorum has witnessed.")
+        if self._unseen:
+            said.append(f"{self._unseen} entries name a member that is hidden from this auditor, and are not shown.")
         if not self._held:
             said.append("Whether entries were left out, compare with the members' own evidence: --held.")
         return "\n".join(said) + "\n"

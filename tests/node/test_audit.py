@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -29,7 +30,7 @@ from protocol.policy import PolicyBook
 from protocol.registry import Member, Registry
 from protocol.report import ALL_UNITS
 from protocol.statements import Confirmation, Receipt, sign_statement
-from tests.federation import START
+from tests.federation import START, filing
 from tests.node.auditing import Desk, audited, of, reasons
 from tests.proof import World
 
@@ -565,3 +566,33 @@ async def test_what_no_quorum_has_seen_is_waiting(desk: Desk, world: World) -> N
         cases = [msgspec.structs.replace(case, **changes) for case in answer.cases]
         found = judge(cases, [], bench).lines
         assert all(reasons(line) == {reason} for line in found if line.direction == "sent" or reason == "proof-invalid")
+
+
+async def test_a_member_that_is_hidden_from_the_auditor_is_not_named(tmp_path: Path) -> None:
+    """What names it is left out, and said to be; whoever sees the member sees that too."""
+    world = World(tmp_path, ["id", "quiet", "id-audit"], auditors={"id-audit": "id"}, hidden={"quiet": ["id"]})
+    world.post("id", filing(1))
+    world.settle()
+    (leaf,) = [row.submission - 1 for row in world.rows("reports")]
+    members = [
+        msgspec.structs.replace(one, roles=[*one.roles, "auditor"] if one.id == "id" else one.roles)
+        for one in world.region.members
+    ]
+    registry = Registry(msgspec.structs.replace(world.region, members=members), world.registry.seen_by)
+    state = RegionState(registry, PolicyBook([]), world.chain)
+    desk = Desk(world, "id-audit", state)
+    page = await desk.page()
+    assert (page.lines, page.faults, page.unseen, page.members) == ([], [], [leaf], ["id", "id-audit"])
+    assert b"quiet" not in b"".join(desk.broker.seen)
+    words = auditing.encode(WordsRequest(kind="confirmations", leaves=[leaf]))
+    with pytest.raises(ProtocolError):
+        desk.broker.service.find("id-audit", auditing.WORDS, words)
+    shown = Shown()
+    shown.add(page)
+    (report,) = world.rows("reports")
+    assert list(shown.missing(world.bundle("id", str(UUID(bytes=report.report_id))))) == []
+    page = await Desk(world, "id", state).page()
+    assert [(line.member, line.faults) for line in page.lines] == [("quiet", [])]
+    world.ledger.close()
+    for node in world.nodes.values():
+        node.store.close()
