@@ -327,8 +327,8 @@ def _forged(region: Region, head: Head, ghost: Member, signer: SigningKey, now: 
 
 
 @patch(broker.governor.Governor, "listed")
-def _false_list(real: Any, self: Any, data: bytes) -> bytes:
-    answer: bytes = real(self, data)
+def _false_list(real: Any, self: Any, member: str, data: bytes) -> bytes:
+    answer: bytes = real(self, member, data)
     if lying("forged"):
         region, chain = self._recorded
         ghost = Member(id="ghost", jurisdiction="gh", name="Ghost")
