@@ -29,6 +29,7 @@ from broker.audit import SKEW_MS
 from broker.checkdeliveries import reports_confirmed, said_in
 from broker.checkreports import deliveries_by_report, unpacked
 from broker.members import RegionState
+from broker.renewal import sign_with
 from broker.store import Connection, Store, milliseconds
 from protocol.auditing import (
     CASES,
@@ -135,7 +136,7 @@ class Auditing:
                 answer = encode(view.cases(decode(cases_request, data)))
             else:
                 answer = encode(view.words(decode(words_request, data)))
-        return sign_answer(data, answer, member, self._signer, self._clock())
+        return sign_answer(data, answer, member, sign_with(self._signer), self._clock())
 
 
 def entitled(registry: Registry, member_id: str) -> str:
