@@ -20,8 +20,9 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from broker import busside, governing, members, policies, sequencer, store, tables, topology
+from broker import auditing, busside, governing, members, policies, sequencer, store, tables, topology
 from broker.api import Api
+from broker.auditing import Auditing
 from broker.bustls import lives
 from broker.config import Config
 from broker.deliver import Redelivery
@@ -111,6 +112,7 @@ class Broker:
         self.feed = Feed(self._store, lambda: self._state, clock)
         self.key = KeyKeeper(config, signer, self.read, self._write, self.metrics.signing_up)
         self._sequencer = Sequencer(self.log, read=self.read, write=self._write, clock=clock, metrics=self.metrics)
+        self._auditing = Auditing(self._store, signer, lambda: self._state, self.read, clock)
         self.keys = KeyWatch(lambda: self._state, lambda: self._signer.kid, clock, partial(lives, config))
         self.bus: NatsBus | None = None
         self.nats: busside.Servers | None = None
@@ -199,7 +201,9 @@ class Broker:
             await self._reconcile()
             # Policies may have changed while nobody was here to apply them to what was queued.
             await self._requeue()
-            await self.bus.serve(subjects.RPC_FROM_ANY_MEMBER, self._answer, sequencer.holds)
+            await self.bus.serve(
+                subjects.RPC_FROM_ANY_MEMBER, self._answer, lambda one: sequencer.holds(one) or auditing.holds(one)
+            )
             await self.api.start(stack)
             log.info("broker.started", url=self.api.url, nats=self.nats.url)
             ready()
@@ -470,9 +474,11 @@ class Broker:
         if method == OFFER_METHOD:
             return await self.read(self._governor.offered, member, data)
         if method == CLAIM_METHOD:
-            signer, registry, nats = sign_with(self._signer), self._state.registry, self.nats
-            if nats is not None:
-                return await self.read(busside.claim, self.config, nats.accounts, signer, registry, member, data)
+            accounts = self.nats.accounts if self.nats is not None else None
+            signer, registry = sign_with(self._signer), self._state.registry
+            return await self.read(busside.claim, self.config, accounts, signer, registry, member, data)
+        if method in auditing.METHODS:
+            return await self._auditing.answer(member, method, data)
         if method in sequencer.METHODS:
             return await self._sequencer.answer(member, method, data)
         raise ProtocolError(Reason.UNKNOWN_PATH, "$", "no such method")

@@ -37,7 +37,7 @@ from protocol.statements import Decision, Receipt, ReleasedBy, Stopped
 
 Log = Literal["proven", "not-sequenced", "MISMATCH"]
 _RECEIPT: Final = ("id", "digest", "member", "received_at", "entry", "receipt", "refusal")
-_SKEW_MS: Final = 300_000
+SKEW_MS: Final = 300_000
 """How far the broker's clock may have been put back between a report and a word about it."""
 _RANK: Final = {"queued": 0, "sent": 0, "read": 2, "acting": 2, "closed": 2, "expired": 3}
 """A word that says more counts more, in whatever order words came; all others have rank 1."""
@@ -322,7 +322,7 @@ def _told(connection: Connection, rows: Sequence[Any], members: Collection[str])
     for row in rows:
         since[row.origin] = min(row.received_at, since.get(row.origin, row.received_at))
     for origin, start in since.items():
-        for row in reading.users_words(connection, origin, start - _SKEW_MS):
+        for row in reading.users_words(connection, origin, start - SKEW_MS):
             if row.member in members:
                 _note(told, row, digests)
     _note_stopped(connection, told, rows, since)

@@ -7,8 +7,6 @@ how many answers there are.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Final
@@ -16,6 +14,7 @@ from typing import Final
 import msgspec
 
 from broker.audit import Line
+from protocol import sheets
 from protocol.policy import Withheld
 from protocol.statements import ReleasedBy
 
@@ -41,7 +40,6 @@ COLUMNS: Final = (
     "fault",
     "digest",
 )
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 _CLOSING: Final = ("received", "refused")
 
 
@@ -91,26 +89,9 @@ def cells(line: Line) -> dict[str, str]:
     }
 
 
-def harmless(cell: str) -> str:
-    """A cell that no spreadsheet executes."""
-    return f"'{cell}" if cell.startswith(_FORMULA) else cell
-
-
 def as_csv(lines: Iterable[Line]) -> Iterator[str]:
     """RFC 4180, the header first; with line ends."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
-
-    def written(row: Iterable[str]) -> str:
-        out.seek(0)
-        out.truncate()
-        writer.writerow(row)
-        return out.getvalue()
-
-    yield written(COLUMNS)
-    for line in lines:
-        found = cells(line)
-        yield written(harmless(found[name]) for name in COLUMNS)
+    return sheets.as_csv(COLUMNS, map(cells, lines))
 
 
 def as_json(lines: Iterable[Line]) -> Iterator[str]:

@@ -124,15 +124,20 @@ def retired_keys(state: State, now: datetime) -> dict[str, dict[str, int]]:
     return {member: keys for member, keys in found.items() if keys}
 
 
-def claim(config: Config, accounts: Accounts, signer: Signer, registry: Registry, member: str, data: bytes) -> bytes:
+def claim(
+    config: Config, accounts: Accounts | None, signer: Signer, registry: Registry, member: str, data: bytes
+) -> bytes:
     """With what a member's node connects, signed, for the key that the region lists; nothing if it has that already.
 
     Args:
+        accounts: of the bus; None if this broker does not run it.
         data: what it has, or nothing.
 
     Raises:
         ProtocolError: the member has no such key, or the question is malformed.
     """
+    if accounts is None:
+        raise ProtocolError(Reason.UNKNOWN_PATH, "$", "no such method")
     ca = ca_text(config)
     if data:
         held = decode(_held, data)

@@ -56,6 +56,8 @@ def take(ledger_store: store.Store, member: str, data: bytes, registry: Registry
     published = open_published(jws, registry, now)
     if published.iss != member or registry.member(member).status != "active":
         raise ProtocolError(Reason.WRONG_MEMBER, "$.iss", "a member publishes for itself only")
+    if not registry.shares(member):
+        raise ProtocolError(Reason.NOT_ALLOWED, "$.iss", "a member that only observes or audits sets no policy")
     policy = published.policy
     if _is_hidden_among(registry.member(member), registry):
         detail = f"the policy of {policy.jurisdiction} is published by a member that everybody sees"

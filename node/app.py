@@ -24,6 +24,7 @@ from node import config as files
 from node import timers
 from node.access import Access, write_uses
 from node.api.alarms import Alarms
+from node.api.audit import Auditing
 from node.api.inbox import Inbox, Listening
 from node.api.policy import Explaining
 from node.api.reports import Reports
@@ -33,6 +34,7 @@ from node.api.taxii import Taxii
 from node.api.taxii_intake import Intake
 from node.api.tokens import TokensApi
 from node.api.webhooks import Webhooks
+from node.auditor import Auditor
 from node.buskeys import BusKeys
 from node.catchup import Catchup
 from node.config import Config
@@ -171,6 +173,7 @@ class Node:
                 listening=Listening(feed),
                 explaining=Explaining(core, self._now),
                 alarms=Alarms(core, writer),
+                audit=Auditing(Auditor(core, state), self._now),
                 review=Review(core, writer, committer, access, self._now),
                 tokens=TokensApi(access, writer),
                 webhooks=Webhooks(outputs.hooks),

@@ -24,6 +24,8 @@ from protocol.tls import pinned_context
 T = TypeVar("T")
 ENVIRONMENT: Final = "KENTONGAN_TOKEN"
 _PATIENCE: Final = 30.0
+_LONG_PATIENCE: Final = 120.0
+"""For what the node asks the broker in turn."""
 _FINE: Final = range(200, 300)
 
 
@@ -62,31 +64,42 @@ def post(config: Config, path: str, document: Any, token: str) -> Any:
         ConfigError: there is no token, or the node refuses.
         Transient: the node does not answer.
     """
+    sent = b"" if document is None else msgspec.json.encode(document)
+    body = _ask(config, "POST", path, sent, token, _PATIENCE)
+    return msgspec.json.decode(body) if body else None
+
+
+def get(config: Config, path: str, token: str) -> bytes:
+    """What the running node answers at an address. Raises as `post` does."""
+    return _ask(config, "GET", path, None, token, _LONG_PATIENCE)
+
+
+def _ask(config: Config, method: str, path: str, sent: bytes | None, token: str, patience: float) -> bytes:
     if not token:
-        raise ConfigError(f"the node runs: give one of its tokens with --token or in {ENVIRONMENT}")
+        raise ConfigError(f"the running node is asked: give one of its tokens with --token or in {ENVIRONMENT}")
     try:
         url = (config.data / app.URL_FILE).read_text(encoding="ascii").strip()
-    except FileNotFoundError as exc:
-        raise ConfigError("the node does not run: start it first") from exc
+    except OSError as exc:
+        raise ConfigError(f"the node of {config.member} has never run here: `kentongan node run`") from exc
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    connection = _connection(config, url)
+    connection = _connection(config, url, patience)
     try:
-        connection.request("POST", path, b"" if document is None else msgspec.json.encode(document), headers)
+        connection.request(method, path, sent, headers)
         response = connection.getresponse()
         body = response.read()
     except (OSError, HTTPException) as exc:
-        raise Transient(f"the node runs but does not answer at {url}: try again") from exc
+        raise Transient(f"the node does not answer at {url}: run it, or try again") from exc
     finally:
         connection.close()
     if response.status not in _FINE:
         detail = msgspec.json.decode(body).get("detail", "") if body else ""
         raise ConfigError(f"the node at {url} refuses: {response.status} {detail}")
-    return msgspec.json.decode(body)
+    return body
 
 
-def _connection(config: Config, url: str) -> HTTPConnection:
+def _connection(config: Config, url: str, patience: float) -> HTTPConnection:
     parts = urlsplit(url)
     host = parts.hostname or ""
     if parts.scheme == "https" and config.http.tls_cert is not None:
-        return HTTPSConnection(host, parts.port, timeout=_PATIENCE, context=pinned_context(config.http.tls_cert))
-    return HTTPConnection(host, parts.port, timeout=_PATIENCE)
+        return HTTPSConnection(host, parts.port, timeout=patience, context=pinned_context(config.http.tls_cert))
+    return HTTPConnection(host, parts.port, timeout=patience)

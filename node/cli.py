@@ -14,13 +14,14 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import msgspec
 
 from node import app, keycli, offline
 from node.alarms import LONGEST_NAME, clear_alarm
 from node.asking import ENVIRONMENT, do, post
+from node.auditcli import add_audit
 from node.check import check_node
 from node.config import (
     DEFAULT_PORT,
@@ -59,7 +60,7 @@ from protocol.invitation import load_invitation, save_invitation
 from protocol.keys import ALGORITHMS, ED25519, SigningKey, replace_secret, write_secret
 from protocol.parse import convert
 from protocol.process import encode_toml_string
-from protocol.registry import Member
+from protocol.registry import Member, Role
 from protocol.sealing import SealingKey
 
 KEY_LIFE: Final = timedelta(days=365)
@@ -191,6 +192,7 @@ def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None
     init.add_argument("--contact", action="append", default=[], help="how others reach you, around the clock")
     init.add_argument("--language", action="append", default=[], help="such as en, id: in which you can be spoken to")
     init.add_argument("--capability", action="append", default=[], help="with what you can help: malware-analysis, …")
+    init.add_argument("--role", action="append", choices=get_args(Role), help="default: submitter and recipient")
     init.add_argument("--algorithm", choices=sorted(ALGORITHMS), default=ED25519, help="of the signing key")
     init.add_argument("--signing", metavar="URI", help="the signing key in a token (pkcs11:…), made if need be")
     init.set_defaults(run=_init)
@@ -223,6 +225,7 @@ def add_parser(subparsers: Any, approve: Callable[[Path], None] = lambda _: None
     listed.add_argument("--json", action="store_true", help="as one JSON object")
     listed.set_defaults(run=lambda args: _directory(args.place, as_json=args.json))
     add_webhooks(commands)
+    add_audit(commands)
     add_upgrade(commands)
     run = commands.add_parser("run", help="run the node until SIGTERM")
     run.add_argument("place", type=Path, metavar="DIR|node.toml")
@@ -275,6 +278,8 @@ def _init(args: argparse.Namespace) -> int:
         "sealing_keys": [msgspec.to_builtins(sealing.record(record.not_before, record.not_after))],
         "transport": natsauth.public_of(seed, natsauth.Role.USER),
     }
+    if args.role:
+        document["roles"] = args.role
     try:
         member = convert(document, Member)
     except ProtocolError as exc:

@@ -46,6 +46,9 @@ class Exchange:
         self._offered = False
 
     def _unpublished(self) -> list[tuple[int, str]]:
+        if not self._core.trust.registry.shares(self._core.member):
+            # Who only observes or audits leaves the policy to its jurisdiction's CERT.
+            return []
         return self._core.unpublished(newest_again=not self._offered)
 
     async def once(self) -> None:

@@ -25,7 +25,7 @@ from protocol.parts import MadeBy
 from protocol.reasons import Reason
 from protocol.taxonomy import Tlp
 
-Scope = Literal["submit", "read", "confirm", "release", "admin"]
+Scope = Literal["submit", "read", "confirm", "release", "audit", "admin"]
 SCOPES: Final[frozenset[Scope]] = frozenset(get_args(Scope))
 TLPS: Final[tuple[Tlp, ...]] = get_args(Tlp)
 """Markings, from that which everybody may read to that which hardly anybody may."""

@@ -20,6 +20,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import Struct
 
+from protocol.auditproof import KIND as KEPT
+from protocol.auditproof import examine_kept, is_kept
 from protocol.envelope import RefusedReport
 from protocol.errors import ConfigError, ProtocolError
 from protocol.evidence import read_bundle, verify_bundle, warning
@@ -119,6 +121,8 @@ def kind_of(data: bytes) -> str | None:
     if text.startswith(HEAD):
         return "tlog-proof"
     if text.lstrip().startswith("{"):
+        if is_kept(text):
+            return KEPT
         try:
             decode(_version, text)
         except ProtocolError:
@@ -209,6 +213,7 @@ class _Desk:
             "delivered": lambda: self._notice(kind, self._opened(kind, plain, Delivered)),
             "links": lambda: self._links(plain),
             "noted": lambda: self._noted(plain),
+            KEPT: lambda: examine_kept(self._x, text),
         }
         ways[kind]()
 

@@ -33,6 +33,7 @@ from protocol.registry import Registry, open_region
 from protocol.report import Instant
 from protocol.statements import (
     BROKER,
+    Audited,
     Confirmation,
     Delivered,
     Delivery,
@@ -44,7 +45,7 @@ from protocol.statements import (
 )
 
 Outcome = Literal["proven", "not-proven", "not-checkable"]
-S = TypeVar("S", Receipt, Delivery, Confirmation, Noted, Links, Stopped, Delivered)
+S = TypeVar("S", Receipt, Delivery, Confirmation, Noted, Links, Stopped, Delivered, Audited)
 
 
 class Finding(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -91,6 +91,7 @@ class Reason(Enum):
     NOT_GRANTED = "not-granted"
     GRANTED_TOO_MUCH = "granted-too-much"
     RECEIPT_OVERDUE = "receipt-overdue"
+    LEFT_OUT = "left-out"
     # governance: why a record does not change who is in the region
     RECORD_OUT_OF_ORDER = "record-out-of-order"
     TOO_FEW_SIGNATURES = "too-few-signatures"

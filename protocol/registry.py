@@ -33,8 +33,10 @@ from protocol.statements import BROKER
 
 Role = Literal["submitter", "recipient", "coordinator", "observer", "auditor"]
 """A coordinator watches the feed and reads what policies give it; an observer witnesses the log and reads nothing; an
-auditor also asks who got what of its own jurisdiction. Who decides about the region is a trustee, which is no role of a
-member: trustees have keys of their own."""
+auditor also asks who got what of its own jurisdiction (`protocol/auditing.py`). Who decides about the region is a
+trustee, which is no role of a member: trustees have keys of their own, and no node."""
+SHARING: Final[frozenset[Role]] = frozenset({"submitter", "recipient", "coordinator"})
+"""Roles of those that take part in sharing: who has none of them sets no policy for its jurisdiction."""
 MemberId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{1,30}$(?!\n)")]
 TYP: Final = "kentongan-region+jwt"
 NOBODY_HIDDEN: Final[Mapping[str, frozenset[str]]] = {}
@@ -213,6 +215,11 @@ class Registry:
         if "submitter" not in found.roles:
             raise ProtocolError(Reason.NOT_ALLOWED, "$", "this member has no submitter role")
         return found
+
+    def shares(self, member_id: str) -> bool:
+        """Whether the member takes part in sharing, and so may publish its jurisdiction's policy."""
+        found = self.members.get(member_id)
+        return found is not None and not SHARING.isdisjoint(found.roles)
 
     def recipients(self) -> list[Member]:
         """All members that exist to receive, suspended ones included (they are told apart by the region gate)."""

@@ -8,6 +8,7 @@
     Delivered     broker -> origin       reports that lie in a member's inbox, not fetched yet
     Claim         broker -> member       with what its node connects to the bus
     Stopped       broker -> origin       reports that are not delivered to a member any more, and by which rule
+    Audited       broker -> auditor      "to this question I gave this answer", over the hashes of both
 
 Guarantees: `open_statement` returns a valid struct that the right key signed while it was valid, or raises
 `ProtocolError`. Refuses: unknown fields, other types, other algorithms, a clock ahead of ours.
@@ -239,11 +240,22 @@ class Claim(_Statement, frozen=True, kw_only=True):
     """The authorities of the bus, PEM."""
 
 
+class Audited(_Statement, frozen=True, kw_only=True):
+    """The broker's word on an answer to an auditor: whatever it leaves out, it has signed that it is not there."""
+
+    typ: ClassVar[str] = "kentongan-audited+jwt"
+    iss: str
+    aud: Jurisdiction
+    at: Instant
+    question: Digest
+    answer: Digest
+
+
 S = TypeVar("S", bound=_Statement)
 _encode: Final = msgspec.json.Encoder(order="deterministic").encode
 _decoders: Final[dict[type[_Statement], msgspec.json.Decoder[_Statement]]] = {
     kind: msgspec.json.Decoder(kind)
-    for kind in (Receipt, Delivery, Confirmation, Noted, Links, Stopped, Delivered, Claim)
+    for kind in (Receipt, Delivery, Confirmation, Noted, Links, Stopped, Delivered, Claim, Audited)
 }
 _items_decoder: Final = msgspec.json.Decoder(list[DeliveryItem])
 

@@ -119,6 +119,8 @@ class Federation:
     policies: dict[str, Policy] = field(default_factory=dict)
     coordinator: str | None = None
     begins: datetime = START
+    auditors: dict[str, str] = field(default_factory=dict)
+    """Of which jurisdiction those of `jurisdictions` are that are auditors of another one."""
     hidden: dict[str, list[str]] = field(default_factory=dict)
     """By hidden member, those that see it."""
     groups: list[Group] = field(default_factory=list)
@@ -131,7 +133,8 @@ class Federation:
         self.sealing = {name: SealingKey.generate(rand=self.rng.randbytes) for name in self.jurisdictions}
         self.fingerprints = {name: self.rng.randbytes(32) for name in self.jurisdictions}
         self.status = dict.fromkeys(self.jurisdictions, "active")
-        for name in [*self.jurisdictions, *([self.coordinator] if self.coordinator else [])]:
+        sharing = [name for name in self.jurisdictions if name not in self.auditors]
+        for name in [*sharing, *([self.coordinator] if self.coordinator else [])]:
             self.policies.setdefault(name, open_policy(name))
         self._first = dict(self.policies)
         self.intake: list[tuple[str, Parcel]] = []
@@ -159,8 +162,9 @@ class Federation:
         members = [
             Member(
                 id=name,
-                jurisdiction=name,
+                jurisdiction=self.auditors.get(name, name),
                 name=name,
+                roles=["auditor"] if name in self.auditors else ["submitter", "recipient"],
                 status="active" if self.status[name] == "active" else "suspended",
                 keys=[self.keys[name].record(*window)],
                 sealing_keys=[self.sealing[name].record(*window)],
@@ -225,12 +229,12 @@ class Federation:
         """Open a node's store as a started process does."""
         self.nodes[name] = NodeCore(
             member=name,
-            jurisdiction=name,
+            jurisdiction=self.auditors.get(name, name),
             store=NodeStore.open(self.directory / name, databases.node_url(self.directory / name)),
             signer=self.keys[name],
             fingerprint_key=self.fingerprints[name],
             trust=Trust.invited(self.invitation(name), self.clock),
-            book=PolicyBook([self.policies[name]]),
+            book=PolicyBook([self.policies[self.auditors.get(name, name)]]),
             now=self.clock,
             rand=self.rng.randbytes,
             sealing_keys=[self.sealing[name]],

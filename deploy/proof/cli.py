@@ -95,7 +95,7 @@ def _verify(args: argparse.Namespace) -> int:
     if kind is None:
         raise ConfigError(
             f"{args.file} is no report, receipt, delivery, confirmation, other statement, policy, region document, "
-            "tlog-proof or evidence bundle"
+            "tlog-proof, evidence bundle or kept answer to an auditor"
         )
     _check_options(kind, args)
     verdict = examine(data, trust, at, receipt=receipt, entry=_entry(args.entry))

@@ -6,11 +6,14 @@ from typing import Final
 
 from node import review
 from node.api import managed
+from node.api.audit import LIMIT
 from node.api.openapi import DOCUMENT, Operation, Parameter, json, paged
 from node.api.review import TurnedAway
 from node.api.tokens import Rotation
 from node.api.webhooks import Replay
+from node.auditing import Page
 from node.tokens import Wanted
+from protocol import limits
 from protocol.reasons import Reason
 
 REPORT: Final = (
@@ -36,6 +39,9 @@ REVISING: Final = (
 )
 """Why a report can be refused for what was filed before."""
 
+_LEAF: Final = {"type": "integer", "minimum": 0, "maximum": 2**62 - 1, "default": 0}
+_LIMIT: Final = {"type": "integer", "minimum": 0, "maximum": limits.PROOFS_PER_REQUEST, "default": LIMIT}
+_TIME: Final = {"type": "string", "format": "date-time"}
 _ENTRY: Final = (Reason.UNKNOWN_REVIEW, Reason.OUT_OF_RANGE)
 _DECISION: Final = (*_ENTRY, Reason.OWN_FILING, Reason.ALREADY_DECIDED)
 
@@ -83,6 +89,35 @@ MANAGING: Final[tuple[Operation, ...]] = (
         reasons=(*_DECISION, *DOCUMENT),
         body=json(TurnedAway, {"why": "no incident: a test of the scanner"}),
         replays=True,
+    ),
+    Operation(
+        "GET",
+        "/v1/audit",
+        "audit",
+        "audit",
+        "Who got what of this jurisdiction's traffic, when, under which rule; asked of the broker, verified here.",
+        {200: json(Page)},
+        reasons=(
+            Reason.NOT_ALLOWED,
+            Reason.MEMBER_SUSPENDED,
+            Reason.UNKNOWN_MEMBER,
+            Reason.TLP_NOT_ALLOWED,
+            Reason.OUT_OF_RANGE,
+            Reason.INVALID_VALUE,
+            Reason.WRONG_TYPE,
+            Reason.UNKNOWN_REPORT,
+            Reason.UNKNOWN_PATH,
+        ),
+        parameters=(
+            Parameter("after", "The leaf at which to begin: `next` of the page before.", _LEAF),
+            Parameter("limit", "Leaves of this jurisdiction on a page, at most.", _LIMIT),
+            Parameter("from", "What was decided from then on.", _TIME),
+            Parameter("until", "What was decided before then.", _TIME),
+            Parameter("report", "Accepted revisions of this report.", {"type": "string", "format": "uuid"}),
+            Parameter("recipient", "What concerns this member, or this jurisdiction.", {"type": "string"}),
+            Parameter("evidence", "1: questions and answers as the broker signed them too.", {"enum": [0, 1]}),
+        ),
+        more="For nodes of members with the role auditor. A page can be empty and have `more` after it.",
     ),
     Operation(
         "GET",

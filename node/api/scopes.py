@@ -62,6 +62,7 @@ NEEDED: Final[Mapping[tuple[str, str], Scopes]] = {
     ("POST", "/v1/webhooks/{name}/enable"): _ADMIN,
     ("POST", "/v1/webhooks/{name}/replay"): _ADMIN,
     ("POST", "/v1/webhooks/{name}/test"): _ADMIN,
+    ("GET", "/v1/audit"): frozenset({"audit"}),
     ("GET", "/v1/tokens"): _ADMIN,
     ("POST", "/v1/tokens"): _ADMIN,
     ("POST", "/v1/tokens/{name}/rotate"): _ADMIN,

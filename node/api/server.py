@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler
 
 from node.api import docs
 from node.api.alarms import Alarms
+from node.api.audit import Auditing
 from node.api.inbox import Inbox, Listening
 from node.api.policy import Explaining
 from node.api.reports import Reports
@@ -122,6 +123,7 @@ def make_app(
     listening: Listening,
     explaining: Explaining,
     alarms: Alarms,
+    audit: Auditing,
     review: Review,
     tokens: TokensApi,
     webhooks: Webhooks,
@@ -163,6 +165,7 @@ def make_app(
             web.post("/v1/policy/explain", explaining.explain),
             web.get("/v1/alarms", alarms.list),
             web.post("/v1/alarms/{id}/clear", alarms.clear),
+            web.get("/v1/audit", audit.list),
             web.get("/v1/review", review.list),
             web.get("/v1/review/{id}", review.get),
             web.post("/v1/review/{id}/release", review.release),

@@ -631,7 +631,13 @@ CHANGES: list[tuple[str, Callable[[sqlite3.Connection], Any], set[str]]] = [
     (
         "a grant is taken away",
         lambda db: grants(db, 4, lambda found: found.pop("sg")),
-        {"reports differs", "deliveries not-granted", "confirmations not-granted", "feed orphan"},
+        {
+            "reports differs",
+            "deliveries not-granted",
+            "confirmations not-granted",
+            "notices not-granted",
+            "feed orphan",
+        },
     ),
     (
         "a grant to somebody more",

@@ -37,6 +37,20 @@ def signed(policy: Policy, key: str = "id-cert") -> bytes:
     return publish(policy, "id-cert", make.key_of(key), make.NOW).encode("ascii")
 
 
+def test_who_only_audits_or_observes_sets_no_policy(tmp_path: Path) -> None:
+    """An auditor is of the same jurisdiction as its CERT, whose policy it must not replace."""
+    store = Hub(tmp_path).store
+    record = make.key_of("id-cert").record(make.NOW - make.DAY, make.NOW + make.DAY)
+    for role, reason in (("auditor", "not-allowed"), ("observer", "not-allowed"), ("recipient", None)):
+        found = make.registry(Member(id="id-cert", jurisdiction="id", name="id", keys=[record], roles=[role]))
+        if reason is None:
+            assert policies.take(store, "id-cert", signed(version(1)), found, make.NOW)
+            continue
+        with pytest.raises(ProtocolError) as caught:
+            policies.take(store, "id-cert", signed(version(1)), found, make.NOW)
+        assert caught.value.reason.value == reason
+
+
 def test_the_policy_of_a_hidden_member_is_for_those_that_see_it(tmp_path: Path) -> None:
     """And where others have a member that everybody sees, a hidden one does not speak for all."""
     hub = Hub(tmp_path)

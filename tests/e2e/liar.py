@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+import broker.auditing
 import broker.governor
 import broker.ingest
 import broker.members
@@ -264,6 +265,38 @@ async def _forked(real: Any, self: Any, member: str, method: str, data: bytes) -
     raise AssertionError(method)
 
 
+# --- lies to an auditor -----------------------------------------------------------------------------------------
+
+
+@patch(broker.auditing._View, "cases")
+def _false_cases(real: Any, self: Any, request: Any) -> Any:
+    answer = real(self, request)
+    cases = list(answer.cases)
+    if lying("hide"):
+        # `hide`: what its jurisdiction sent is left out.
+        cases = [case for case in cases if not case.receipt]
+    if lying("line"):
+        # `line`: it received more than it was granted.
+        cases = [_more_granted(case) for case in cases]
+    return msgspec.structs.replace(answer, cases=cases)
+
+
+def _more_granted(case: Any) -> Any:
+    granted = []
+    for one in case.granted:
+        reports = [(digest, exact ^ 2, coarse) for digest, exact, coarse in one.opening.reports]
+        opening = msgspec.structs.replace(one.opening, reports=reports)
+        granted.append(msgspec.structs.replace(one, opening=opening))
+    return msgspec.structs.replace(case, granted=granted)
+
+
+@patch(broker.auditing._View, "words")
+def _no_words(real: Any, self: Any, request: Any) -> Any:
+    answer = real(self, request)
+    # `mute`: nobody has confirmed anything.
+    return msgspec.structs.replace(answer, words=[]) if lying("mute") else answer
+
+
 # --- lies about who is in the region ----------------------------------------------------------------------------
 
 
@@ -294,8 +327,8 @@ def _forged(region: Region, head: Head, ghost: Member, signer: SigningKey, now: 
 
 
 @patch(broker.governor.Governor, "listed")
-def _false_list(real: Any, self: Any, data: bytes) -> bytes:
-    answer: bytes = real(self, data)
+def _false_list(real: Any, self: Any, member: str, data: bytes) -> bytes:
+    answer: bytes = real(self, member, data)
     if lying("forged"):
         region, chain = self._recorded
         ghost = Member(id="ghost", jurisdiction="gh", name="Ghost")

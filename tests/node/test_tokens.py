@@ -58,6 +58,7 @@ OPENED = {
     "POST /v1/webhooks/{name}/enable": {"admin"},
     "POST /v1/webhooks/{name}/replay": {"admin"},
     "POST /v1/webhooks/{name}/test": {"admin"},
+    "GET /v1/audit": {"audit"},
     "GET /v1/tokens": {"admin"},
     "POST /v1/tokens": {"admin"},
     "POST /v1/tokens/{name}/rotate": {"admin"},

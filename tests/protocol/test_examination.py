@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
+from protocol import auditing
 from protocol.errors import ProtocolError
 from protocol.evidence import write_bundle
 from protocol.examination import examine, kind_of, read_trust
 from protocol.findings import Trust
 from protocol.jws import split_jws
 from protocol.published import publish
-from protocol.statements import Delivery, sign_statement
+from protocol.statements import Delivery, sign_statement, statement_digest
 from tests.federation import filing
 from tests.governing import sign_region
 from tests.proof import case, flip, make_world, outcomes, proven, reasons, subjects
@@ -44,7 +47,44 @@ def pieces() -> dict[str, bytes]:
         "region document": case().own.region.encode(),
         "tlog-proof": str(own.proof).encode(),
         "evidence bundle": write_bundle(case().own),
+        "answers to an auditor": kept(),
     }
+
+
+def kept() -> bytes:
+    """What a broker told an auditor of its origin's jurisdiction, as the auditor keeps it."""
+    world, receipt = case().world, str(case().own.revisions[0].receipt)
+    one = auditing.Case(leaf=4, origin="id", received_at=case().now, receipt=receipt)
+    cases = auditing.CasesAnswer(members=["id"], first=0, end=9, size=9, more=False, cases=[one])
+    words = auditing.WordsAnswer(words=case().own.revisions[0].confirmations)
+    asked: list[tuple[Any, Any]] = [
+        (auditing.CasesRequest(), cases),
+        (auditing.WordsRequest(kind="confirmations", leaves=[4]), words),
+    ]
+    lines = []
+    for question, answer in asked:
+        sent = auditing.encode(question)
+        signed = auditing.sign_answer(sent, auditing.encode(answer), "id", world.broker_key, case().now)
+        lines.append(auditing.encode(auditing.Exchange(question=sent.decode(), answer=signed.decode())) + b"\n")
+    return b"".join(lines)
+
+
+def test_what_a_broker_told_an_auditor_names_what_it_showed() -> None:
+    """Whoever holds another receipt of that range holds the broker to its word."""
+    verdict = examine(kept(), region_trust(), case().now)
+    assert verdict is not None
+    cases, words = verdict.findings
+    assert "of the leaves 0 to 8 of the log, those that concern id are 4" in cases.sentence
+    assert cases.facts["receipts"] == [statement_digest(str(case().own.revisions[0].receipt))]
+    assert words.facts["words"] == [statement_digest(jws) for jws in case().own.revisions[0].confirmations]
+    exchanges = [msgspec.json.decode(line, type=auditing.Exchange) for line in kept().splitlines()]
+    exchanged = [
+        auditing.Exchange(question=one.question, answer=other.answer)
+        for one, other in zip(exchanges, reversed(exchanges), strict=True)
+    ]
+    found = examine(b"\n".join(map(auditing.encode, exchanged)), region_trust(), case().now)
+    assert found is not None
+    assert [item.reason for item in found.findings] == ["content-changed", "content-changed"]
 
 
 def region_trust() -> Trust:
