@@ -11,7 +11,7 @@ import pytest
 
 from broker import policies
 from protocol.errors import ProtocolError
-from protocol.policy import Policy
+from protocol.policy import Policy, PolicyBook
 from protocol.published import publish
 from protocol.reasons import Reason
 from protocol.registry import Member, Registry
@@ -110,3 +110,15 @@ def test_what_may_not_be_published(tmp_path: Path, policy: Policy, key: str, mem
     with pytest.raises(ProtocolError) as caught:
         policies.take(store, member, signed(policy, key), registry(), make.NOW)
     assert caught.value.reason.value == reason
+
+
+def test_only_versions_whose_date_has_come_have_begun() -> None:
+    """Else the one before the last would be forgotten for one that is published for later."""
+    versions = [version(number, days) for number, days in ((1, -2), (2, -1), (3, 1))]
+    book = PolicyBook(versions)
+    later = [book.begun("id", make.NOW + timedelta(days=days)) for days in (-3, -1, 0, 1)]
+    held = [[one.at("id", make.NOW + make.DAY * 9) for one in books] for books in later]
+    assert [[item.source.version for item in found if not isinstance(item, Reason)] for found in held] == [
+        [], [1, 2], [1, 2], [1, 2, 3],
+    ]  # fmt: skip
+    assert book.begun("sg", make.NOW) == []
