@@ -20,7 +20,7 @@ demo: $(READY)
 	@$(BIN)/kentongan demo $(ARGS)
 
 test: $(READY)
-	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist loadfile $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -330,9 +330,9 @@ def _forged(region: Region, head: Head, ghost: Member, signer: SigningKey, now: 
 def _false_list(real: Any, self: Any, member: str, data: bytes) -> bytes:
     answer: bytes = real(self, member, data)
     if lying("forged"):
-        region, chain = self._recorded
+        registry, chain = self._recorded
         ghost = Member(id="ghost", jurisdiction="gh", name="Ghost")
-        forged = _forged(region, chain.state.head, ghost, self._signer, datetime.now(UTC))
+        forged = _forged(registry.region, chain.state.head, ghost, self._signer, datetime.now(UTC))
         listed = msgspec.json.decode(answer)
         listed["records"].append({"record": forged.decode(), "leaf": 0})
         answer = msgspec.json.encode(listed)
