@@ -76,7 +76,7 @@ async def _origin_knows(region: Running, accepted: dict[str, str]) -> bool:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 async def test_kill_9_at_any_moment_loses_nothing(region: Running, seed: int) -> None:
     """Nodes, broker and nats-server are killed while reports flow: every accepted report arrives once, everywhere."""
     rng = random.Random(seed)
