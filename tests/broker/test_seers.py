@@ -182,7 +182,8 @@ def test_a_node_that_is_shown_a_member_follows_all_of_it() -> None:
     assert [number for number, _ in listing.shown] == [3, 4]
     assert trust.update(here.document("sg-cert").encode(), listing.texts)
     assert trust.registry.member("id-mil").status == "suspended"
-    other = following(here.state, Suspend(member="id-cert"), *by(*TWO)).decode()
+    told = msgspec.structs.replace(open_record(here.records[1]).record, at=NOW + DAY)
+    other = signed(told, *by(*TWO)).decode()
     with refused(Reason.REGION_NOT_GOVERNED, "$.records"):
         sort_out([(text, leaf) for leaf, text in enumerate([held[0], other])], held)
 
@@ -236,6 +237,18 @@ def test_no_name_like_that_of_a_hidden_member() -> None:
             here.does(Admit(member=twin, resembles=["id-mil"]))
         if "id-mil" in here.state.seen_by:
             here.does(Expel(member="id-mil"))
+
+
+def test_a_hidden_member_is_no_witness() -> None:
+    """Its name would stand under every checkpoint, and in everybody's quorum."""
+    here = place("id-cert", "sg-cert")
+    hide(here, "id-mil", "sg-cert")
+    for name in ("id-cert", "sg-cert", "id-mil"):
+        view = here.registry().view(name)
+        assert (
+            {one.id for one in view.witnesses()} == {key.name for key in view.witness_keys()} == {"id-cert", "sg-cert"}
+        )
+        assert view.quorum == 2
 
 
 # --- lies -------------------------------------------------------------------------------------------------------
