@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Final
 
-import msgspec
-
 from node.auditing import Event, Line
 from protocol import sheets
 from protocol.policy import Withheld
@@ -95,12 +93,6 @@ def as_csv(lines: Iterable[Line]) -> Iterator[str]:
     return sheets.as_csv(COLUMNS, map(cells, lines))
 
 
-def as_json(lines: Iterable[Line]) -> Iterator[str]:
-    """A JSON object a line."""
-    for line in lines:
-        yield msgspec.json.encode(line).decode("utf-8") + "\n"
-
-
 def as_table(lines: Iterable[Line]) -> Iterator[str]:
     """For people: a line an answer, and indented below it what was released and withheld, and what became of it."""
     for line in lines:
@@ -118,5 +110,5 @@ def as_table(lines: Iterable[Line]) -> Iterator[str]:
 FORMATS: Final[dict[str, Callable[[Iterable[Line]], Iterator[str]]]] = {
     "table": as_table,
     "csv": as_csv,
-    "json": as_json,
+    "json": sheets.as_json,
 }

@@ -1,4 +1,4 @@
-"""CSV that a spreadsheet can open: RFC 4180, and no cell that it would execute. Pure, row by row."""
+"""Lines for other programs: CSV (RFC 4180) without a cell that a spreadsheet would execute, and JSON. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
+
+import msgspec
+from msgspec import Struct
 
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
@@ -29,3 +32,9 @@ def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> Iterato
     yield written(columns)
     for found in rows:
         yield written(harmless(found[name]) for name in columns)
+
+
+def as_json(lines: Iterable[Struct]) -> Iterator[str]:
+    """A JSON object a line."""
+    for line in lines:
+        yield msgspec.json.encode(line).decode("utf-8") + "\n"

@@ -18,11 +18,11 @@ import pytest
 
 from broker import cli
 from broker.audit import Event, Line, Question, audit
-from broker.auditformat import COLUMNS, as_csv, as_json, as_table
+from broker.auditformat import COLUMNS, as_csv, as_table
 from broker.reading import open_reader
 from broker.store import Store
 from deploy.cli import main
-from protocol.sheets import harmless
+from protocol.sheets import as_json, harmless
 from tests.eventful import Eventful, eventful
 from tests.federation import START
 

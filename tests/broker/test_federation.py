@@ -9,11 +9,16 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from broker.check import check_ledger
+from broker.confirm import record_confirmations
 from broker.ingest import Incoming
+from broker.verify import Verified, verify_submission
+from protocol.enact import closed_groups
 from protocol.errors import ProtocolError
 from protocol.keys import unb64
 from protocol.policy import PolicyBook
-from protocol.registry import Group
+from protocol.registry import Group, Registry
+from protocol.statements import Confirmation, sign_statement
 from tests.federation import Faults, Federation, filing, open_policy
 from tests.governing import grow, sign_region
 
@@ -371,6 +376,11 @@ def test_nobody_learns_of_what_is_hidden_from_it(tmp_path: Path) -> None:
     world.post("sg", filing(9, marking={"tlp": "AMBER", "recipients": ["quiet-body", "id"]}), known=["quiet-body"])
     world.settle()
     assert world.receipts("sg")[-1].reports[0].refusal.reason == "unknown-recipient", "as one that there is not"
+    seen_less = Registry(world.region, {"quiet-body": frozenset()}, closed_groups(world.chain.state))
+    found = check_ledger(world.ledger, seen_less, None, world.clock.now)
+    faults = {one.detail for one in found if not one.note}
+    assert faults == {"to id, which does not meet quiet-body", "to quiet-body, which does not meet id"}
+    assert _addressee_refused(world, "quiet-body") == _addressee_refused(world, "nobody") == "unknown-member"
     for name, secrets in (("jp", [b"quiet-body"]), ("sg", [b"Narrow strait", str(quiet.id).encode()])):
         world.nodes[name].store.close()
         held = b"".join(path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file())
@@ -378,6 +388,29 @@ def test_nobody_learns_of_what_is_hidden_from_it(tmp_path: Path) -> None:
         for secret in [*secrets, world.keys["quiet-body"].kid.encode()]:
             assert secret not in held
     assert b"quiet-body" not in b"".join(bytes(row.data or b"") for row in world.rows("feed"))
+
+
+def _addressee_refused(world: Federation, origin: str) -> str:
+    """Why a member's word about a report that there is not is refused, by whose report it says that it is."""
+    said = Confirmation(iss="jp", aud=origin, at=world.clock.now, state="received", reports=["A" * 43])
+    jws = sign_statement(said, world.keys["jp"])
+    with world.ledger.writing() as connection:
+        noted = record_confirmations(connection, [("jp", jws)], world.registry, world.clock.now).noted["jp"]
+    (refusal,) = noted.refused.values()
+    return refusal.reason
+
+
+def test_a_red_report_is_sealed_to_nobody_who_does_not_see_its_origin(tmp_path: Path) -> None:
+    """A seal names its readers: who may not know of the origin is not among them."""
+    world = Federation(tmp_path, ["id", "sg", "quiet-body"], hidden={"quiet-body": ["id"]})
+    world.post("quiet-body", filing(1, marking={"tlp": "RED", "recipients": ["id", "sg"]}))
+    world.settle()
+    (row,) = [row for row in world.rows("submissions") if row.member == "quiet-body"]
+    verified = verify_submission("quiet-body", row.message, world.registry, world.clock.now)
+    assert isinstance(verified, Verified)
+    assert [list(box.members()) for box in verified.boxes.values()] == [["id"]]
+    assert len(world.inbox("id")) == 1
+    assert world.inbox("sg") == []
 
 
 def test_a_group_is_no_word_for_those_outside_it(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from msgspec import UNSET
 
 from broker import auditing as service
 from broker.members import RegionState
-from node.auditformat import COLUMNS, as_csv, as_json, as_table
+from node.auditformat import COLUMNS, as_csv, as_table
 from node.auditheld import Shown
 from node.auditing import Bench, Fault, Line, judge
 from protocol import auditing, logrpc
@@ -29,6 +29,7 @@ from protocol.jws import split_jws
 from protocol.policy import PolicyBook
 from protocol.registry import Member, Registry
 from protocol.report import ALL_UNITS
+from protocol.sheets import as_json
 from protocol.statements import Confirmation, Receipt, sign_statement
 from tests.federation import START, filing
 from tests.node.auditing import Desk, audited, of, reasons
